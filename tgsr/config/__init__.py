@@ -1,0 +1,1 @@
+"""Option files: read, merged, checked to the leaf, frozen."""

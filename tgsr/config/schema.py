@@ -1,0 +1,178 @@
+"""What an option file may say: one dataclass per section, checked to the leaf by `tgsr.config.bind`.
+
+Key names are BasicSR's wherever BasicSR has the thing. Components (`{type: NAME, ...}`) are `Spec`s: their arguments
+are checked against the signature of the registered class or function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tgsr.config.spec import Kind, Spec
+
+NetworkSpec = Annotated[Spec, Kind("tgsr.archs:ARCHS")]
+SpaceSpec = Annotated[Spec, Kind("tgsr.degradations.base:SPACES")]
+TaskSetSpec = Annotated[Spec, Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))]
+TaskSamplerSpec = Annotated[Spec, Kind("tgsr.tasks.samplers:TASK_SAMPLERS", runtime=("tasks", "seed"))]
+LossWeightingSpec = Annotated[Spec, Kind("tgsr.tasks.weighting:LOSS_WEIGHTINGS", runtime=("tasks", "seed"))]
+DatasetSpec = Annotated[Spec, Kind("tgsr.data.datasets:DATASETS", runtime=("scale", "tasks"))]
+LossSpec = Annotated[Spec, Kind("tgsr.losses.base:LOSSES")]
+GanLossSpec = Annotated[Spec, Kind("tgsr.losses.gan:GAN_LOSSES")]
+OptimizerSpec = Annotated[Spec, Kind("tgsr.models.optimizers:OPTIMIZERS", runtime=("params",))]
+SchedulerSpec = Annotated[Spec, Kind("tgsr.models.schedulers:SCHEDULERS", runtime=("optimizer",))]
+MetricSpec = Annotated[Spec, Kind("tgsr.metrics.base:METRICS")]
+RunnerSpec = Annotated[Spec, Kind("tgsr.engine.runner:RUNNERS", runtime=("options", "context"))]
+
+
+@dataclass(frozen=True)
+class DegradationOptions:
+    """How LQ images are made from GT images. Left out for paired data."""
+
+    space: SpaceSpec
+    """The whole space of this run."""
+    sharpen_input: bool = False
+    """Degrade the sharpened (USM) ground truth, as Real-ESRGAN does."""
+    where: Literal["auto", "loader", "device"] = "auto"
+    """Loader workers (CPU) or the training device; auto: the device where it is a GPU."""
+    noise: Literal["sample", "batch"] = "sample"
+    """On a device: noise from each sample's seed, or one generator per iteration and rank (faster on a GPU)."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Which tasks there are, who chooses them, how their losses are weighted."""
+
+    set: TaskSetSpec | None = None
+    """None: one task, the whole space."""
+    sampler: TaskSamplerSpec | None = None
+    """None: uniform."""
+    weighting: LossWeightingSpec | None = None
+    """None: the plain mean over samples."""
+
+
+@dataclass(frozen=True)
+class TrainDataOptions:
+    """The training set and its loader."""
+
+    dataset: DatasetSpec
+    batch_size_per_gpu: int
+    """Samples per rank and accumulation step."""
+    num_worker_per_gpu: int = 2
+    prefetch_factor: int = 4
+    preflight: bool = True
+    """Open every image once before training (cached) and list all problems."""
+    skip_bad_images: bool = False
+    """Leave out what the preflight finds wrong, with a count, instead of stopping."""
+
+
+@dataclass(frozen=True)
+class DatasetsOptions:
+    train: TrainDataOptions | None = None
+    val: dict[str, DatasetSpec] = field(default_factory=dict)
+    """Validation or test sets by name."""
+
+
+@dataclass(frozen=True)
+class PathOptions:
+    pretrain_network_g: Path | None = None
+    param_key_g: str = "auto"
+    """`params_ema`, `params`, or auto: the EMA weights where there are any."""
+    strict_load_g: bool = True
+    pretrain_network_d: Path | None = None
+    param_key_d: str = "auto"
+    strict_load_d: bool = True
+    resume_state: Path | None = None
+    experiments_root: Path = Path("experiments")
+    results_root: Path = Path("results")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    total_iter: int
+    optim_g: OptimizerSpec
+    losses: dict[str, LossSpec]
+    """Generator losses by name; their sum is minimised."""
+    optim_d: OptimizerSpec | None = None
+    gan: GanLossSpec | None = None
+    """The adversarial game of `model: AdversarialModel`: kind, generator weight, relativistic."""
+    scheduler: SchedulerSpec | None = None
+    warmup_iter: int = -1
+    """Iterations of linear warm-up from 0; -1: none."""
+    ema_decay: float = 0.0
+    """0: no EMA."""
+    accumulation_steps: int = 1
+    clip_grad_norm: float | None = None
+    net_d_iters: int = 1
+    """Update the generator every this many iterations."""
+    net_d_init_iters: int = 0
+    """Iterations at the start in which only the discriminator learns."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A NaN or infinite loss or gradient: stop, or skip the step, ten in a row at most."""
+    activation_checkpointing: bool = False
+    compile: bool = False
+    find_unused_parameters: bool = False
+
+
+@dataclass(frozen=True)
+class ValOptions:
+    val_freq: int | None = None
+    """None: after the last iteration only."""
+    save_img: bool = False
+    metrics: dict[str, MetricSpec] = field(default_factory=dict)
+    tile: int | None = None
+    """Tile edge in LQ pixels; None: tiles only above `max_pixels`."""
+    max_pixels: int = 1_500_000
+    """LQ images with more pixels than this are tiled."""
+    val_tasks: str | None = None
+    """Name of the validation set whose images are degraded by every task of the run, for task feedback."""
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    project: str
+    resume_id: str | None = None
+
+
+@dataclass(frozen=True)
+class LoggerOptions:
+    print_freq: int = 100
+    save_checkpoint_freq: int = 5000
+    keep_last: int | None = None
+    """Checkpoints to keep; None: all."""
+    best: dict[str, str] = field(default_factory=dict)
+    """Also keep the best weights by `{validation set: metric}`, as `net_g_best_<metric>.pth`."""
+    use_tb_logger: bool = True
+    wandb: WandbOptions | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """One option file."""
+
+    name: str
+    scale: int
+    run: RunnerSpec | None = None
+    """Which stage this file describes; None: plain training."""
+    model: Literal["PixelModel", "AdversarialModel"] = "PixelModel"
+    manual_seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int | None = None
+    """CPU threads of each rank; None: torch's choice divided by the ranks of the machine."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of forward and backward; weights and optimiser stay fp32. auto: bf16 where the device is fast at it."""
+    channels_last: bool = True
+    deterministic: bool = False
+    """Only deterministic kernels on a GPU (slower); on a CPU results are always the same."""
+    import_modules: list[str] = field(default_factory=list)
+    """Your own modules (dotted names or .py files) that register networks, losses, degradations or samplers."""
+    degradation: DegradationOptions | None = None
+    tasks: TaskOptions = field(default_factory=TaskOptions)
+    datasets: DatasetsOptions = field(default_factory=DatasetsOptions)
+    network_g: NetworkSpec | None = None
+    network_d: NetworkSpec | None = None
+    path: PathOptions = field(default_factory=PathOptions)
+    train: TrainOptions | None = None
+    val: ValOptions = field(default_factory=ValOptions)
+    logger: LoggerOptions = field(default_factory=LoggerOptions)

@@ -1,0 +1,54 @@
+"""Batch: what flows from the data room to the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from tgsr.degradations.params import DegradationParams
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples. Images are `(B, 3, H, W)` float32 RGB in [0, 1].
+
+    Attributes:
+        gt: ground truth; None for LQ-only sets.
+        lq: degraded input; None until a pipeline on the device has made it.
+        gt_usm: sharpened ground truth, where some loss or the pipeline asks for it.
+        task_ids: `(B,)` int64 index into the run's TaskSet; 0 when there is one task.
+        sample_ids: `(B,)` int64 position in the whole stream of training samples; the key of all its draws.
+        params: what `lq` was made with; None for paired data.
+        paths: source file of each sample.
+    """
+
+    gt: torch.Tensor | None
+    lq: torch.Tensor | None
+    gt_usm: torch.Tensor | None = None
+    task_ids: torch.Tensor | None = None
+    sample_ids: torch.Tensor | None = None
+    params: DegradationParams | None = None
+    paths: Sequence[str] = ()
+
+    def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
+        """All tensors on `device`, images in channels_last if asked; does not wait for the copy of pinned memory."""
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, torch.Tensor):
+                image = value.ndim == 4
+                memory = {"memory_format": torch.channels_last} if image and channels_last else {}
+                moved[f.name] = value.to(device, non_blocking=True, **memory)
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """Called by the data loader when it pins."""
+        pinned = {
+            f.name: getattr(self, f.name).pin_memory()
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), torch.Tensor)
+        }
+        return replace(self, **pinned)

@@ -1,0 +1,1 @@
+"""Losses: per sample, `(B,)`, one class or function each."""

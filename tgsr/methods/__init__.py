@@ -1,0 +1,1 @@
+"""One room per paper. Rooms never import each other."""

@@ -1,0 +1,1 @@
+"""Cria-CL: contrast between criteria: network and losses."""

@@ -1,0 +1,1 @@
+"""GRIDS: similarity of degradations, grouping search, adaptive selection."""

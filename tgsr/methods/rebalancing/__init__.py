@@ -1,0 +1,1 @@
+"""Controlled Data Rebalancing: task subspaces, difficulty weights, sample counts."""

@@ -1,0 +1,1 @@
+"""Networks + losses + optimisers + EMA. No degradation, no files."""

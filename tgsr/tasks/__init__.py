@@ -1,0 +1,1 @@
+"""Tasks (named distributions over degradation parameters), sets of them, and who chooses the task of each sample."""

@@ -1,0 +1,1 @@
+"""What every other room may use: errors, registries, random streams, files, images. Imports nothing of tgsr."""

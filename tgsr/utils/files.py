@@ -1,0 +1,91 @@
+"""Files that are either whole or absent: written to a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tgsr.utils.errors import DataError, UserError
+
+
+def write_atomic(path: Path | str, write: Callable[[IO[bytes]], Any]) -> None:
+    """Call `write(file)` on a temporary neighbour of `path`, sync it and rename it over `path`.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot be written: {error}", place=str(path), remedy="free space or check the folder") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class _Encoder(json.JSONEncoder):
+    def default(self, o: Any) -> Any:
+        if isinstance(o, np.generic):
+            return o.item()
+        if isinstance(o, np.ndarray):
+            return o.tolist()
+        if isinstance(o, Path):
+            return str(o)
+        return super().default(o)
+
+
+def to_json(data: Any, *, indent: int | None = None) -> str:
+    """JSON text; NumPy values and paths are understood."""
+    return json.dumps(data, indent=indent, cls=_Encoder)
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Write JSON atomically."""
+    write_atomic(path, lambda f: f.write((to_json(data, indent=1) + "\n").encode()))
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON; DataError with the place when it is absent or damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise DataError("no such file", place=str(path)) from None
+    except ValueError as error:
+        raise DataError(f"damaged JSON: {error}", place=str(path)) from None
+
+
+def append_jsonl(path: Path | str, record: Any) -> None:
+    """Append one line and sync it, so that a kill loses at most the line being written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(to_json(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path | str) -> Iterator[Any]:
+    """The records of a JSON-lines file; a cut last line (a killed writer) is left out."""
+    path = Path(path)
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            if number != len(lines):
+                raise DataError(f"line {number} is damaged", place=str(path)) from None

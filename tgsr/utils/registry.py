@@ -1,0 +1,98 @@
+"""Name -> object tables. A package that owns a table registers its own modules when the table is first asked."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from tgsr.utils.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Remedy text for a misspelt name: the nearest known names, or the list of them when none is near."""
+    known = sorted(known)
+    lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{lower[c]}'" for c in close) + "?"
+    return "known: " + (", ".join(known) if known else "none")
+
+
+class Registry:
+    """One table of components of one kind.
+
+    Args:
+        kind: what the entries are, in the singular, for messages ("network", "loss").
+        package: package whose modules are all imported when the table is first read, so that an entry needs one file
+            and no list of imports.
+    """
+
+    def __init__(self, kind: str, *, package: str | None = None) -> None:
+        self.kind = kind
+        self._package = package
+        self._loaded = package is None
+        self._entries: dict[str, Any] = {}
+        self._aliases: dict[str, str] = {}
+        self._fallbacks: list[Callable[[str], Any | None]] = []
+
+    def register(self, name: str | None = None, *, aliases: Iterable[str] = ()) -> Callable[[T], T]:
+        """Decorator that adds a class or function under `name` (default: its own name) and `aliases`."""
+
+        def add(obj: T) -> T:
+            key = name or obj.__name__  # type: ignore[attr-defined]
+            for k in (key, *aliases):
+                if k in self._entries or k in self._aliases:
+                    if self.peek(k) is not obj:
+                        raise ValueError(f"{self.kind} '{k}' is registered twice")
+            self._entries[key] = obj
+            self._aliases.update(dict.fromkeys(aliases, key))
+            return obj
+
+        return add
+
+    def add_fallback(self, lookup: Callable[[str], Any | None]) -> None:
+        """Ask `lookup(name)` for names the table does not hold (adapters to libraries, e.g. basicsr's networks)."""
+        self._fallbacks.append(lookup)
+
+    def peek(self, name: str) -> Any | None:
+        """The entry, or None; imports nothing."""
+        return self._entries.get(self._aliases.get(name, name))
+
+    def get(self, name: str) -> Any:
+        """The entry called `name`; ConfigError with the nearest names when there is none."""
+        self._load()
+        entry = self.peek(name)
+        for lookup in self._fallbacks if entry is None else ():
+            entry = lookup(name)
+            if entry is not None:
+                break
+        if entry is None:
+            raise ConfigError(f"there is no {self.kind} '{name}'", remedy=did_you_mean(name, self.names()))
+        return entry
+
+    def name_of(self, name: str) -> str:
+        """The entry's own name for one of its aliases."""
+        self._load()
+        return self._aliases.get(name, name)
+
+    def names(self) -> list[str]:
+        """All names without aliases, sorted."""
+        self._load()
+        return sorted(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        self._load()
+        return self.peek(name) is not None
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # before the imports: the modules themselves may ask the table
+        package = importlib.import_module(self._package)  # type: ignore[arg-type]
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
