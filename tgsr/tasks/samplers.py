@@ -113,6 +113,7 @@ class GroupedTaskSampler(TaskSampler):
         tasks, seed: see `TaskSampler`; every task must be in at least one group.
         groups: lists of task names, or the path of a `groups.json` whose `groups` are such lists.
         shares: probability of each group, sum 1. None: all groups alike, the paper's rule.
+        group0_share: instead of `shares`: probability of the first group; the others share the rest alike.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class GroupedTaskSampler(TaskSampler):
         seed: int,
         groups: list[list[str]] | Path,
         shares: list[float] | None = None,
+        group0_share: float | None = None,
     ) -> None:
         super().__init__(tasks, seed=seed)
         names: Sequence[Sequence[str]] = (
@@ -131,6 +133,8 @@ class GroupedTaskSampler(TaskSampler):
         if empty or not names:
             raise DataError(f"group {empty[0] if empty else 0} is empty", remedy="drop it or lower its threshold")
         self.groups = [np.array([tasks.index(n) for n in g], dtype=np.int64) for g in names]
+        if group0_share is not None:
+            shares = _first_share(group0_share, len(names), given=shares)
         shares = [1 / len(names)] * len(names) if shares is None else shares
         if len(shares) != len(names) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(
@@ -153,3 +157,14 @@ class GroupedTaskSampler(TaskSampler):
         return np.array(
             [self.groups[g][int(u * len(self.groups[g]))] for g, u in zip(chosen, place, strict=True)], dtype=np.int64
         )
+
+
+def _first_share(share: float, num_groups: int, *, given: list[float] | None) -> list[float]:
+    """Shares of all groups from that of the first."""
+    if given is not None:
+        raise ConfigError("shares and group0_share say the same thing", remedy="set only one of them")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"group0_share is {share}", remedy="use a probability from 0 to 1")
+    if num_groups == 1:
+        return [1.0]
+    return [share, *[(1 - share) / (num_groups - 1)] * (num_groups - 1)]

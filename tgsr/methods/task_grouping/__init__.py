@@ -1,1 +1,6 @@
-"""TGSR: find the tasks a network fails on, group them, fine-tune on the groups."""
+"""TGSR (Zhang et al. 2023): find the degradation tasks a network fails on, group them, fine-tune on the groups.
+
+The paper's algorithm reads in three files: `indicator.py` (equations 3 and 4), `selection.py` (which tasks are
+unsatisfactory) and `grouping.py` (Algorithm 1, equation 5). `artefacts.py` holds what the stages exchange; the other
+files run the stages.
+"""

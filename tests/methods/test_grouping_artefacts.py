@@ -1,0 +1,139 @@
+"""Artefacts of TGSR: round trips, interruption, and files that do not belong together."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.methods.grouping_toys import toy_space, toy_tasks
+from tgsr.methods.task_grouping.artefacts import (
+    IndicatorLog,
+    IndicatorRecord,
+    SweepHeader,
+    difference,
+    load_groups,
+    load_indicators,
+    load_tasks,
+    options_hash,
+    task_set_digest,
+    write_groups,
+)
+from tgsr.methods.task_grouping.grouping import group_tasks
+from tgsr.tasks.samplers import GroupedTaskSampler
+from tgsr.tasks.task import Task, TaskSet
+from tgsr.utils.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def tasks():
+    return toy_tasks(4)
+
+
+def header(tasks, seed=1, iters=20):
+    protocol = {"iters": iters}
+    return SweepHeader(seed=seed, options=options_hash(protocol), tasks=task_set_digest(tasks), protocol=protocol)
+
+
+def record(task, z):
+    return IndicatorRecord(task.name, task.id, z, 0.01, {"5": z}, "ok", 5, 0.1)
+
+
+def test_options_hash_ignores_order_but_not_values():
+    assert options_hash({"a": 1, "b": [1, 2]}) == options_hash({"b": (1, 2), "a": 1})
+    assert options_hash({"a": 1}) != options_hash({"a": 2})
+
+
+def test_tasks_of_another_space_or_version_are_refused(tasks, tmp_path):
+    path = tmp_path / "tasks.json"
+    tasks.save(path)
+    assert load_tasks(path, space=toy_space()).names == tasks.names
+    with pytest.raises(DataError, match=r"another space \(high: 1.0 there, 2.0 here\)"):
+        load_tasks(path, space=toy_space(high=2.0))
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "version": 99}))
+    with pytest.raises(DataError, match="version 99"):
+        load_tasks(path)
+
+
+def test_difference_names_the_deepest_place():
+    assert difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == "a.c: 2 there, 3 here"
+
+
+def test_a_sweep_survives_a_kill_and_merges_in_task_order(tasks, tmp_path):
+    log = IndicatorLog(tmp_path, header(tasks))
+    log.open(0)
+    log.open(1)
+    log.append(0, record(tasks[2], 0.9))
+    log.append(1, record(tasks[1], 0.8))
+    with open(log.part(0), "a") as file:
+        file.write('{"task": "cut')
+    again = IndicatorLog(tmp_path, header(tasks))
+    assert sorted(again.read()) == [tasks[1].name, tasks[2].name]
+    again.open(0)
+    again.append(0, record(tasks[0], 0.7))
+    with pytest.raises(DataError, match="1 tasks of the sweep are missing"):
+        again.merge(tasks)
+    again.append(0, IndicatorRecord(tasks[3].name, tasks[3].id, None, None, {}, "diverged", 20, 0.1))
+    merged = load_indicators(again.merge(tasks), tasks=tasks)
+    assert list(merged.z) == tasks.names
+    assert merged.column("z")[:3] == pytest.approx([0.7, 0.8, 0.9])
+    assert np.isnan(merged.column("z")[3])
+    assert [p.name for p in tmp_path.iterdir()] == ["indicators.jsonl"]
+    assert len(again.read()) == 4
+
+
+def test_another_sweep_in_the_same_folder_is_refused(tasks, tmp_path):
+    log = IndicatorLog(tmp_path, header(tasks))
+    log.open(0)
+    with pytest.raises(DataError, match="iters: 20 there, 10 here"):
+        IndicatorLog(tmp_path, header(tasks, iters=10)).read()
+    with pytest.raises(DataError, match="seed differ"):
+        IndicatorLog(tmp_path, header(tasks, seed=2)).open(0)
+    with pytest.raises(DataError, match="tasks differ"):
+        IndicatorLog(tmp_path, header(toy_tasks(5))).read()
+
+
+def test_indicators_of_other_tasks_and_missing_files(tasks, tmp_path):
+    log = IndicatorLog(tmp_path, header(tasks))
+    log.open(0)
+    for task in tasks:
+        log.append(0, record(task, 0.9))
+    path = log.merge(tasks)
+    with pytest.raises(DataError, match="another tasks.json"):
+        load_indicators(path, tasks=toy_tasks(3))
+    with pytest.raises(DataError, match="run the indicator sweep first"):
+        load_indicators(tmp_path / "none.jsonl")
+
+
+def test_groups_round_trip_and_feed_the_sampler(tasks, tmp_path):
+    names = tasks.names
+    table = [{n: 0.1 * i for i, n in enumerate(names)}, dict.fromkeys(names, 0.15)]
+    grouping = group_tasks(names, thresholds=[0.25, 0.12], score=lambda i, r: table[i])
+    path = tmp_path / "groups.json"
+    write_groups(path, grouping, tasks=tasks, seed=3, options="x", selected=names, about={"metric": "psnr"})
+    groups = load_groups(path, tasks=tasks)
+    assert groups.groups == [["whole_space"], [names[3]], names[:3]]
+    assert groups.rounds[0].pis[names[2]] == pytest.approx(0.2)
+    assert groups.grouped == [names[3], *names[:3]]
+    with pytest.raises(DataError, match="another tasks.json"):
+        load_groups(path, tasks=toy_tasks(5))
+
+    everything = TaskSet([Task("whole_space", toy_space()), *tasks])
+    sampler = GroupedTaskSampler(everything, seed=0, groups=path)
+    assert sampler.weights == pytest.approx([1 / 3, 1 / 9, 1 / 9, 1 / 9, 1 / 3])
+    with_share = GroupedTaskSampler(everything, seed=0, groups=path, group0_share=0.75)
+    assert with_share.weights == pytest.approx([0.75, 0.125 / 3, 0.125 / 3, 0.125 / 3, 0.125])
+    drawn = np.bincount(with_share.draw(0, 20000), minlength=5) / 20000
+    assert drawn == pytest.approx(with_share.weights, abs=0.012)
+    with pytest.raises(ConfigError, match="only one"):
+        GroupedTaskSampler(everything, seed=0, groups=path, shares=[1, 0, 0], group0_share=0.5)
+    with pytest.raises(ConfigError, match="probability"):
+        GroupedTaskSampler(everything, seed=0, groups=path, group0_share=1.5)
+
+
+def test_random_groups_are_written_alike(tasks, tmp_path):
+    path = tmp_path / "groups.json"
+    write_groups(path, [[tasks[1].name]], tasks=tasks, seed=3, options="x", kind="random")
+    assert load_groups(path).groups == [["whole_space"], [tasks[1].name]]
+    assert load_groups(path).kind == "random"
+    assert load_groups(path).num_groups == 1

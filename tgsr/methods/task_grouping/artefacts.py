@@ -1,0 +1,314 @@
+"""What the stages of TGSR exchange, versioned: `tasks.json`, `indicators.jsonl`, `groups.json`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tgsr.degradations.base import Space
+from tgsr.methods.task_grouping.grouping import Grouping, Round
+from tgsr.tasks.task import TaskSet
+from tgsr.utils.errors import DataError
+from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
+
+WHOLE_SPACE = "whole_space"
+"""Name of the task that stands for the whole degradation space: group 0."""
+
+VERSION = 1
+
+
+def options_hash(data: Any) -> str:
+    """12 hex digits of a JSON-like value."""
+    canonical = to_json(_sorted(data))
+    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
+
+
+def _sorted(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(k): _sorted(data[k]) for k in sorted(data, key=str)}
+    if isinstance(data, (list, tuple)):
+        return [_sorted(v) for v in data]
+    return data
+
+
+def task_set_digest(tasks: TaskSet) -> str:
+    """12 hex digits that depend on the names and parameters of all tasks."""
+    return options_hash([[t.name, t.id] for t in tasks])
+
+
+def load_tasks(path: Path | str, *, space: Space | None = None) -> TaskSet:
+    """Tasks of a `tasks.json`.
+
+    Args:
+        space: the space of this run; DataError when the tasks were drawn from another one.
+    """
+    tasks = TaskSet.load(path)
+    made_from = tasks.source.get("space")
+    if space is not None and made_from is not None and _plain(made_from) != _plain(space.to_json()):
+        raise DataError(
+            f"these tasks were drawn from another space ({difference(made_from, space.to_json())})",
+            place=str(path),
+            remedy="make the tasks again, or use the degradation section they were made with",
+        )
+    return tasks
+
+
+def _plain(data: Any) -> str:
+    return to_json(_sorted(data))
+
+
+def difference(old: Any, new: Any, path: str = "") -> str:
+    """The first place where two JSON values differ, for a message."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            if _plain(old.get(key)) != _plain(new.get(key)):
+                return difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path or 'all'}: {_short(old)} there, {_short(new)} here"
+
+
+def _short(value: Any) -> str:
+    text = to_json(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class IndicatorRecord:
+    """One task's line of `indicators.jsonl`.
+
+    Attributes:
+        task, id: name and parameter hash.
+        z, se: average indicator and its standard error; None when the network diverged on the task.
+        curve: probed iteration (as text) -> z there.
+        status: `ok` or `diverged`.
+        iters: iterations that `z` is for.
+        seconds: wall time of this task.
+    """
+
+    task: str
+    id: str
+    z: float | None
+    se: float | None
+    curve: dict[str, float | None] = field(default_factory=dict)
+    status: str = "ok"
+    iters: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SweepHeader:
+    """First line of `indicators.jsonl` and of each rank's part of it.
+
+    Attributes:
+        seed, options: of the sweep; `options` is the hash of all that its numbers depend on.
+        tasks: digest of the task set.
+        protocol: how z was measured, in words and numbers.
+    """
+
+    seed: int
+    options: str
+    tasks: str
+    protocol: dict[str, Any]
+    schema: str = "tgsr.indicators"
+    version: int = VERSION
+
+    def check_same(self, found: Mapping[str, Any], place: Path | str) -> None:
+        """DataError unless `found` is the header of the same sweep."""
+        check_schema(found, self.schema, place)
+        mine = asdict(self)
+        for key in ("tasks", "seed", "options"):
+            if found.get(key) != mine[key]:
+                what = difference(found.get("protocol"), self.protocol) if key == "options" else f"{key} differ"
+                raise DataError(
+                    f"belongs to another sweep ({what})",
+                    place=str(place),
+                    remedy="give this sweep another name, or move the old one aside",
+                )
+
+
+def check_schema(data: Any, schema: str, place: Path | str) -> None:
+    """DataError unless `data` is an artefact of this schema and version."""
+    found = (data.get("schema"), data.get("version")) if isinstance(data, Mapping) else (None, None)
+    if found != (schema, VERSION):
+        raise DataError(
+            f"not a {schema} file of version {VERSION} (schema {found[0]!r}, version {found[1]!r})",
+            place=str(place),
+            remedy="make it again with this version of tgsr",
+        )
+
+
+class IndicatorLog:
+    """The growing record of a sweep: one file per writer, read together, merged at the end.
+
+    Args:
+        folder: of the sweep; writer k appends to `indicators.<k>.jsonl`, the merged file is `indicators.jsonl`.
+        header: of this sweep; files of another sweep are refused.
+    """
+
+    def __init__(self, folder: Path, header: SweepHeader) -> None:
+        self.folder, self.header = folder, header
+
+    @property
+    def merged(self) -> Path:
+        return self.folder / "indicators.jsonl"
+
+    def part(self, writer: int) -> Path:
+        return self.folder / f"indicators.{writer}.jsonl"
+
+    def read(self) -> dict[str, IndicatorRecord]:
+        """All finished tasks, by name, from the merged file and every part."""
+        done: dict[str, IndicatorRecord] = {}
+        for path in [self.merged, *sorted(self.folder.glob("indicators.*.jsonl"))]:
+            lines = list(read_jsonl(path))
+            if lines:
+                self.header.check_same(lines[0], path)
+                done.update({r["task"]: IndicatorRecord(**r) for r in lines[1:]})
+        return done
+
+    def open(self, writer: int) -> None:
+        """Make this writer's file ready to append: header first, a cut last line (a killed run) removed."""
+        path = self.part(writer)
+        lines = list(read_jsonl(path))
+        if lines:
+            self.header.check_same(lines[0], path)
+        lines[:1] = [asdict(self.header)]
+        _write_lines(path, lines)
+
+    def append(self, writer: int, record: IndicatorRecord) -> None:
+        """Write one finished task at once."""
+        append_jsonl(self.part(writer), asdict(record))
+
+    def merge(self, tasks: TaskSet) -> Path:
+        """Write `indicators.jsonl` with one line per task in the order of `tasks`, then remove the parts."""
+        done = self.read()
+        missing = [name for name in tasks.names if name not in done]
+        if missing:
+            problem = f"{len(missing)} tasks of the sweep are missing, first '{missing[0]}'"
+            raise DataError(problem, place=str(self.folder))
+        _write_lines(self.merged, [asdict(self.header), *(asdict(done[name]) for name in tasks.names)])
+        for path in self.folder.glob("indicators.*.jsonl"):
+            path.unlink()
+        return self.merged
+
+
+def _write_lines(path: Path, lines: Iterable[Any]) -> None:
+    text = "".join(to_json(line) + "\n" for line in lines)
+    write_atomic(path, lambda f: f.write(text.encode()))
+
+
+@dataclass(frozen=True)
+class Indicators:
+    """A finished sweep, in task order.
+
+    Attributes:
+        header: the first line.
+        records: one per task.
+    """
+
+    header: Mapping[str, Any]
+    records: Sequence[IndicatorRecord]
+
+    @property
+    def z(self) -> dict[str, float]:
+        """Task -> z; NaN where it diverged."""
+        return {r.task: float("nan") if r.z is None else r.z for r in self.records}
+
+    def column(self, name: str) -> np.ndarray:
+        """`z` or `se` of all tasks as an array, NaN where it diverged."""
+        return np.array([np.nan if getattr(r, name) is None else getattr(r, name) for r in self.records])
+
+
+def load_indicators(path: Path | str, *, tasks: TaskSet | None = None) -> Indicators:
+    """Read a merged `indicators.jsonl`.
+
+    Args:
+        tasks: the set it must belong to; DataError otherwise.
+    """
+    if not Path(path).exists():
+        raise DataError("no such file", place=str(path), remedy="run the indicator sweep first")
+    lines = list(read_jsonl(path))
+    check_schema(lines[0] if lines else None, "tgsr.indicators", path)
+    if tasks is not None and lines[0]["tasks"] != task_set_digest(tasks):
+        raise DataError("these indicators belong to another tasks.json", place=str(path), remedy="run the sweep again")
+    return Indicators(lines[0], [IndicatorRecord(**r) for r in lines[1:]])
+
+
+def write_groups(
+    path: Path | str,
+    grouping: Grouping | Sequence[Sequence[str]],
+    *,
+    tasks: TaskSet,
+    seed: int,
+    options: str,
+    kind: str = "pis",
+    selected: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `groups.json`: group 0 (the whole space) and the others, each task's PIS in each round.
+
+    Args:
+        grouping: outcome of Algorithm 1, or plain lists of names (random groups).
+        kind: `pis`, `pis-once` (no re-training) or `random`.
+        selected: the unsatisfactory tasks, worst first.
+        about: further facts (validation set, metric protocol, checkpoints).
+    """
+    is_pis = isinstance(grouping, Grouping)
+    groups = grouping.groups if is_pis else [list(g) for g in grouping]
+    write_json(
+        path,
+        {
+            "schema": "tgsr.groups",
+            "version": VERSION,
+            "kind": kind,
+            "seed": seed,
+            "options": options,
+            "tasks": task_set_digest(tasks),
+            "groups": [[WHOLE_SPACE], *groups],
+            "rounds": [asdict(r) for r in grouping.rounds] if is_pis else [],
+            "rest": list(grouping.rest) if is_pis else [],
+            "selected": list(selected),
+            "about": dict(about or {}),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A `groups.json`: `groups[0]` is `[WHOLE_SPACE]`, the others are task names."""
+
+    groups: list[list[str]]
+    rounds: list[Round]
+    rest: list[str]
+    selected: list[str]
+    kind: str
+    about: dict[str, Any]
+
+    @property
+    def num_groups(self) -> int:
+        """Groups besides group 0."""
+        return len(self.groups) - 1
+
+    @property
+    def grouped(self) -> list[str]:
+        """All tasks of groups 1, 2, ..."""
+        return [name for group in self.groups[1:] for name in group]
+
+
+def load_groups(path: Path | str, *, tasks: TaskSet | None = None) -> Groups:
+    """Read `groups.json`; DataError for another version or, with `tasks`, another task set."""
+    data = read_json(path)
+    check_schema(data, "tgsr.groups", path)
+    if tasks is not None and data["tasks"] != task_set_digest(tasks):
+        raise DataError("these groups belong to another tasks.json", place=str(path), remedy="group the tasks again")
+    return Groups(
+        groups=data["groups"],
+        rounds=[Round(r["threshold"], r["pis"], tuple(r["group"])) for r in data["rounds"]],
+        rest=data["rest"],
+        selected=data["selected"],
+        kind=data["kind"],
+        about=data["about"],
+    )
