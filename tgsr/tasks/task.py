@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tgsr.degradations.base import PointSpace, Space, space_from_json
+import numpy as np
+
+from tgsr.degradations.base import SPACES, Pipeline, PointSpace, Space, space_from_json
 from tgsr.degradations.params import DegradationParams
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import read_json, write_json
@@ -129,6 +131,26 @@ class TaskSet(Sequence[Task]):
     @staticmethod
     def load(path: Path | str) -> TaskSet:
         return TaskSet.from_json(read_json(path), place=str(path))
+
+
+@SPACES.register("RealPairs")
+class RealPairs(Space):
+    """The data set's own pairs of LQ and GT: nothing is drawn and nothing applied (Cria-CL on real data)."""
+
+    num_uniforms = 0
+
+    @property
+    def pipeline(self) -> Pipeline:
+        raise DataError("real pairs have no degradation to apply", remedy="use a set with LQ and GT, or a degradation")
+
+    def draw(self, uniforms: np.ndarray) -> DegradationParams:
+        return DegradationParams({"noise_seed": np.zeros(len(uniforms), dtype=np.int64)})
+
+    def contains(self, params: DegradationParams) -> np.ndarray:
+        return np.ones(params.batch_size, dtype=bool)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "RealPairs"}
 
 
 def draw_point_tasks(space: Space, num_tasks: int, *, seed: int) -> TaskSet:

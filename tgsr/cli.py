@@ -1,0 +1,218 @@
+"""Command line: arguments -> options -> stage. Prints user errors as lines and sets the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tgsr import __version__
+from tgsr.utils.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong arguments must not wait for it
+    from tgsr.config.schema import Options
+    from tgsr.engine.context import Context
+
+logger = logging.getLogger("tgsr")
+EXIT_USER_ERROR = 2
+
+
+def _option_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file")
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:SUB=VALUE", help="override options")
+    parser.add_argument("--launcher", choices=["auto", "none", "pytorch", "slurm"], default="auto", help="default: auto")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="accepted and ignored")
+    parser.add_argument("--debug", action="store_true", help="validate, save and print after few iterations")
+    parser.add_argument("--check", action="store_true", help="check options, data, memory and gradients; train nothing")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All subcommands."""
+    parser = argparse.ArgumentParser(prog="tgsr", description="Train networks that restore real-world images.")
+    parser.add_argument("--version", action="version", version=f"tgsr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="run the stage of an option file: training by default")
+    _option_arguments(train)
+    train.add_argument("--auto_resume", action="store_true", help="continue the experiment if it exists")
+    train.set_defaults(run=_train)
+
+    test = commands.add_parser("test", help="measure weights on the sets under datasets.val")
+    _option_arguments(test)
+    test.set_defaults(run=_test, auto_resume=False)
+
+    report = commands.add_parser("report", help="write the report of a finished run again")
+    report.add_argument("name", help="name of the run")
+    report.add_argument("--experiments", type=Path, default=Path("experiments"))
+    report.add_argument("--results", type=Path, default=Path("results"))
+    report.set_defaults(run=_report)
+
+    preview = commands.add_parser("preview", help="draw a sheet of degraded tiles with their parameters")
+    _option_arguments(preview)
+    preview.add_argument("-o", "--output", type=Path, default=Path("results/preview.png"))
+    preview.add_argument("-n", "--num", type=int, default=16, help="number of tiles")
+    preview.add_argument("--seed", type=int, default=0)
+    preview.set_defaults(run=_preview)
+
+    schema = commands.add_parser("schema", help="print the JSON schema of option files, for editors")
+    schema.set_defaults(run=_schema)
+
+    env = commands.add_parser("env", help="print versions and devices, for bug reports")
+    env.set_defaults(run=_env)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user can mend it."""
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
+    arguments = make_parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return command(arguments)
+    except UserError as error:
+        rank = os.environ.get("RANK")
+        print(f"{f'[rank {rank}] ' if rank else ''}error: {error}", file=sys.stderr)  # noqa: T201 - the user's line
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def _load(arguments: argparse.Namespace) -> Options:
+    import tgsr.methods  # noqa: F401 - the rooms register their samplers, losses, networks and stages
+    from tgsr.config.options import load_options
+
+    return load_options(arguments.opt, arguments.force_yml, debug=arguments.debug)
+
+
+def _context(arguments: argparse.Namespace, options: Options) -> Context:
+    from tgsr.engine.context import Context, set_up_logging
+
+    context = Context.create(
+        device=options.device,
+        num_threads=options.num_threads,
+        launcher=arguments.launcher,
+        auto_resume=arguments.auto_resume,
+        debug=arguments.debug,
+        deterministic=options.deterministic,
+    )
+    set_up_logging(rank=context.rank)
+    context.after_stage = _write_report
+    return context
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from tgsr.engine.runner import make_runner, run_stage
+
+    options = _load(arguments)
+    context = _context(arguments, options)
+    try:
+        if arguments.check:
+            return _check(options, make_runner(options, context))
+        run_stage(options, context)
+    finally:
+        context.close()
+    return 0
+
+
+def _check(options: Options, runner: Any) -> int:
+    from tgsr.config.options import missing_files
+
+    problems = [*missing_files(options)]
+    if not problems:
+        problems += runner.check()
+    for problem in problems:
+        print(problem, file=sys.stderr)  # noqa: T201
+    print(f"{options.name}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")  # noqa: T201
+    return EXIT_USER_ERROR if problems else 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from tgsr.engine.stages import Test
+
+    options = _load(arguments)
+    context = _context(arguments, options)
+    try:
+        spec = options.run
+        runner = (
+            spec.build(options=options, context=context)
+            if spec is not None and spec.type not in ("Train", "Chain")
+            else Test(options=options, context=context)
+        )
+        runner.run()
+        if context.is_main:
+            _write_report(options)
+    finally:
+        context.close()
+    return 0
+
+
+def _write_report(options: Options) -> None:
+    """The page of a run that left numbers; stages without numbers have reports of their own."""
+    from tgsr.report.page import write_run_report
+
+    experiment = Path(options.path.experiments_root) / options.name
+    results = Path(options.path.results_root) / options.name
+    if (results / "metrics.json").exists():
+        logger.info("report: %s", write_run_report(experiment, results))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from tgsr.report.page import write_run_report
+
+    results = arguments.results / arguments.name
+    if not (results / "metrics.json").exists():
+        raise UserError("there is no metrics.json", place=str(results), remedy="run train.py or test.py first")
+    print(write_run_report(arguments.experiments / arguments.name, results))  # noqa: T201
+    return 0
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from tgsr.degradations.contact_sheet import contact_sheet
+    from tgsr.engine import build
+    from tgsr.utils.image_io import save_image
+
+    options = _load(arguments)
+    tasks = build.build_tasks(options)
+    if options.datasets.train is None:
+        raise UserError("a preview needs ground-truth images", place="datasets.train", remedy="name a GT set")
+    dataset = options.datasets.train.dataset.build(scale=options.scale, tasks=tasks)
+    images = [dataset.read_gt(i % len(dataset)) for i in range(arguments.num)]
+    sheet = contact_sheet(images, tasks, num=arguments.num, seed=arguments.seed)
+    save_image(arguments.output, sheet)
+    print(arguments.output)  # noqa: T201
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    import tgsr.methods  # noqa: F401
+    from tgsr.config.options import json_schema
+
+    print(json.dumps(json_schema(), indent=1))  # noqa: T201
+    return 0
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    import importlib.metadata as metadata
+    import platform
+
+    import torch
+
+    print(f"tgsr {__version__}, Python {platform.python_version()}, {platform.platform()}")  # noqa: T201
+    for package in ("torch", "torchvision", "numpy", "opencv-python", "basicsr", "spandrel", "lpips", "tensorboard"):
+        try:
+            print(f"{package} {metadata.version(package)}")  # noqa: T201
+        except metadata.PackageNotFoundError:
+            print(f"{package} not installed")  # noqa: T201
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    print(f"CPU threads {torch.get_num_threads()}, GPUs: {', '.join(devices) or 'none'}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

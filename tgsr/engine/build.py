@@ -1,0 +1,230 @@
+"""From options to objects: the only place that knows how sections of an option file become parts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from tgsr.config.options import to_plain
+from tgsr.config.schema import Options
+from tgsr.data.batch import Batch
+from tgsr.data.datasets import degrade_on_device, make_loader
+from tgsr.data.plan import BatchPlan, PlanBatchSampler
+from tgsr.engine.context import Context
+from tgsr.engine.tiling import TiledRestorer
+from tgsr.metrics.base import Metric
+from tgsr.models.adversarial import AdversarialModel
+from tgsr.models.base import ModelParts, RestorationModel
+from tgsr.models.pixel import PixelModel
+from tgsr.models.precision import Precision, resolve_precision
+from tgsr.models.weights import load_into
+from tgsr.tasks.samplers import TaskSampler, UniformTaskSampler
+from tgsr.tasks.task import RealPairs, Task, TaskSet
+from tgsr.tasks.weighting import EqualWeighting, LossWeighting
+from tgsr.utils.errors import ConfigError
+from tgsr.utils.files import write_atomic
+from tgsr.utils.rng import seed63
+
+WHOLE_SPACE = "whole_space"
+
+
+def build_tasks(options: Options) -> TaskSet:
+    """The run's tasks; one task (the whole space, or the real pairs) when the options name none."""
+    if options.degradation is None:
+        if options.tasks.set is not None:
+            raise ConfigError("tasks need a degradation section", place=f"{options.name}: tasks.set")
+        return TaskSet([Task("real_pairs", RealPairs())])
+    space = options.degradation.space.build()
+    if options.tasks.set is None:
+        return TaskSet([Task(WHOLE_SPACE, space)])
+    return options.tasks.set.build(space=space)
+
+
+def build_task_sampler(options: Options, tasks: TaskSet) -> TaskSampler:
+    spec = options.tasks.sampler
+    if spec is None:
+        return UniformTaskSampler(tasks, seed=options.manual_seed)
+    return spec.build(tasks=tasks, seed=options.manual_seed)
+
+
+def build_loss_weighting(options: Options, tasks: TaskSet) -> LossWeighting:
+    spec = options.tasks.weighting
+    if spec is None:
+        return EqualWeighting(tasks, seed=options.manual_seed)
+    return spec.build(tasks=tasks, seed=options.manual_seed)
+
+
+def build_network(options: Options) -> nn.Module:
+    """The generator with its initial weights: from the seed, then from `path.pretrain_network_g`."""
+    if options.network_g is None:
+        raise ConfigError("there is no network", place=f"{options.name}: network_g")
+    torch.manual_seed(seed63(options.manual_seed, "init-g"))
+    net = options.network_g.build()
+    path = options.path
+    if path.pretrain_network_g is not None:
+        load_into(net, path.pretrain_network_g, strict=path.strict_load_g, key=path.param_key_g)
+    if options.train is not None and options.train.activation_checkpointing:
+        if not getattr(net, "supports_activation_checkpointing", False):
+            raise ConfigError(
+                f"{options.network_g.type} has no activation checkpointing", place="train.activation_checkpointing"
+            )
+        net.activation_checkpointing = True
+    return net
+
+
+def build_model(options: Options, context: Context, weighting: LossWeighting) -> RestorationModel:
+    """Networks, losses, optimisers and EMA of a training run."""
+    train = options.train
+    if train is None:
+        raise ConfigError("there is no train section", place=options.name)
+    precision = Precision(resolve_precision(options.precision, context.device), context.device)
+    parts = ModelParts(
+        device=context.device,
+        precision=precision,
+        weighting=weighting,
+        seed=options.manual_seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        channels_last=options.channels_last,
+        compile=train.compile,
+        clip_grad_norm=train.clip_grad_norm,
+        ema_decay=train.ema_decay,
+        warmup_iter=train.warmup_iter,
+        find_unused_parameters=train.find_unused_parameters,
+    )
+    net_g = build_network(options)
+    losses = {name: spec.build() for name, spec in train.losses.items()}
+    scheduler = train.scheduler.build() if train.scheduler is not None else None
+    lr_at = scheduler.lr_at if scheduler is not None else lambda iteration, base_lr: base_lr
+    arguments: tuple[Any, ...] = (net_g, losses, lambda p: train.optim_g.build(params=p), lr_at, parts)
+    if options.model == "PixelModel":
+        if not losses:
+            raise ConfigError("a PixelModel needs at least one loss", place=f"{options.name}: train.losses")
+        return PixelModel(*arguments)
+    needed = {"network_d": options.network_d, "train.gan": train.gan, "train.optim_d": train.optim_d}
+    for section, value in needed.items():
+        if value is None:
+            raise ConfigError("an AdversarialModel needs this section", place=f"{options.name}: {section}")
+    torch.manual_seed(seed63(options.manual_seed, "init-d"))
+    net_d = options.network_d.build()  # type: ignore[union-attr]
+    path = options.path
+    if path.pretrain_network_d is not None:
+        load_into(net_d, path.pretrain_network_d, strict=path.strict_load_d, key=path.param_key_d)
+    return AdversarialModel(
+        *arguments,
+        net_d=net_d,
+        gan=train.gan.build(),  # type: ignore[union-attr]
+        make_optimizer_d=lambda p: train.optim_d.build(params=p),  # type: ignore[union-attr]
+        net_d_iters=train.net_d_iters,
+        net_d_init_iters=train.net_d_init_iters,
+    )
+
+
+def build_val_sets(options: Options) -> dict[str, Any]:
+    """Validation sets by name. GT sets are degraded by the whole space unless a task is given at validation."""
+    tasks = None
+    if options.degradation is not None:
+        tasks = TaskSet([Task(WHOLE_SPACE, options.degradation.space.build())])
+    return {name: spec.build(scale=options.scale, tasks=tasks) for name, spec in options.datasets.val.items()}
+
+
+def build_metrics(options: Options) -> dict[str, Metric]:
+    return {name: spec.build() for name, spec in options.val.metrics.items()}
+
+
+def build_restorer(options: Options, model: RestorationModel) -> TiledRestorer:
+    """The model for images of any size."""
+    return TiledRestorer(
+        model.restore, model.net_g, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels
+    )
+
+
+class TrainData:
+    """Micro batches of any range of iterations, on the device.
+
+    Args:
+        options, context: of the run.
+        tasks: of the run.
+        sampler: chooses among them.
+    """
+
+    def __init__(self, options: Options, context: Context, tasks: TaskSet, sampler: TaskSampler) -> None:
+        data, train = options.datasets.train, options.train
+        assert data is not None, "checked by the trainer"
+        assert train is not None, "checked by the trainer"
+        self.context, self.tasks, self.seed = context, tasks, options.manual_seed
+        self.channels_last = options.channels_last
+        self.num_micro = train.accumulation_steps
+        degradation = options.degradation
+        self.on_device = degradation is not None and (
+            degradation.where == "device" or (degradation.where == "auto" and context.device.type == "cuda")
+        )
+        self.batch_noise = degradation is not None and degradation.noise == "batch"
+        self.dataset = data.dataset.build(scale=options.scale, tasks=tasks)
+        self.dataset.configure(
+            seed=options.manual_seed,
+            degrade="device" if self.on_device else "loader",
+            sharpen_input=degradation is not None and degradation.sharpen_input,
+            want_usm=_wants_usm(options),
+        )
+        if data.preflight:
+            self.dataset.preflight(skip_bad=data.skip_bad_images)
+        self.plan = BatchPlan(
+            len(self.dataset),
+            batch_size=data.batch_size_per_gpu * context.world_size * self.num_micro,
+            sampler=sampler,
+            seed=options.manual_seed,
+            rank=context.rank,
+            world_size=context.world_size,
+        )
+        self.batch_sampler = PlanBatchSampler(self.plan, num_micro=self.num_micro)
+        self.loader = make_loader(
+            self.dataset,
+            self.batch_sampler,
+            num_workers=data.num_worker_per_gpu,
+            prefetch_factor=data.prefetch_factor,
+            pin_memory=context.device.type == "cuda",
+        )
+
+    def iterations(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """The micro batches of each iteration in `[start, stop)`."""
+        self.batch_sampler.set_range(start, stop)
+        batches = iter(self.loader)
+        for iteration in range(start, stop):
+            yield [self._on_device(next(batches), iteration) for _ in range(self.num_micro)]
+
+    def _on_device(self, batch: Batch, iteration: int) -> Batch:
+        batch = batch.to(self.context.device, channels_last=self.channels_last)
+        if not self.on_device:
+            return batch
+        generator = None
+        if self.batch_noise:
+            generator = torch.Generator(self.context.device)
+            generator.manual_seed(seed63(self.seed, "noise", iteration, self.context.rank))
+        return degrade_on_device(batch, self.dataset, generator=generator)
+
+    def close(self) -> None:
+        """End the loader's workers."""
+        iterator = getattr(self.loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+
+def _wants_usm(options: Options) -> bool:
+    """Whether some loss or the discriminator compares with the sharpened ground truth."""
+    train = options.train
+    if train is None:
+        return False
+    specs = [*train.losses.values(), *([train.gan] if train.gan is not None else [])]
+    return any(spec.kwargs.get("target") == "gt_usm" for spec in specs)
+
+
+def write_options(folder: Path, options: Options) -> None:
+    """The option file as run, with every default, into the experiment folder."""
+    text = yaml.safe_dump(to_plain(options), sort_keys=False, allow_unicode=True)
+    write_atomic(folder / f"{options.name}.yml", lambda f: f.write(text.encode()))

@@ -1,0 +1,193 @@
+"""Checkpoints: whole or absent, written in the background, the newest good one found on resume."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tgsr.utils.errors import CheckpointError, UserError
+from tgsr.utils.files import write_atomic
+
+logger = logging.getLogger("tgsr")
+STATE_VERSION = 1
+
+
+class Experiment:
+    """Folder of one run: `models/`, `training_states/`, `log.jsonl`, the option file as run.
+
+    Args:
+        root: `experiments/`.
+        name: of the run.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.path = Path(root) / name
+        self.models, self.states = self.path / "models", self.path / "training_states"
+
+    def prepare(self, *, resume: bool) -> Path | None:
+        """Make the folders; an experiment that exists and is not resumed is moved aside with a time stamp.
+
+        Returns:
+            Where the old one went, or None.
+        """
+        moved = None
+        if self.path.exists() and any(self.path.iterdir()) and not resume:
+            stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+            moved = self.path.with_name(f"{self.path.name}_archived_{stamp}")
+            number = 0
+            while moved.exists():
+                number += 1
+                moved = self.path.with_name(f"{self.path.name}_archived_{stamp}_{number}")
+            self.path.rename(moved)
+        try:
+            self.models.mkdir(parents=True, exist_ok=True)
+            self.states.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot be made: {error}", place=str(self.path)) from error
+        return moved
+
+    def iterations(self) -> list[int]:
+        """Iterations of the saved states, ascending."""
+        return sorted(int(p.stem) for p in self.states.glob("*.state") if p.stem.isdigit())
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """The newest state that can be read; damaged ones are passed over with a warning."""
+        for iteration in reversed(self.iterations()):
+            path = self.states / f"{iteration}.state"
+            try:
+                return load_state(path)
+            except CheckpointError as error:
+                logger.warning("%s; trying the one before", error)
+        return None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state: tensors and primitives only, nothing in it is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError("no such file", place=str(path)) from None
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"damaged or not a training state ({text})", place=str(path)) from None
+    if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+        raise CheckpointError(
+            f"not a training state of tgsr, version {STATE_VERSION}",
+            place=str(path),
+            remedy="give its weights as path.pretrain_network_g instead",
+        )
+    return state
+
+
+def snapshot(value: Any) -> Any:
+    """A copy on the CPU that later training steps do not change."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {k: snapshot(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(snapshot(v) for v in value)
+    return value
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time in a thread, weights first, so that a state never lacks its weights.
+
+    Args:
+        experiment: where to.
+        keep_last: how many states and their weights to keep; None: all.
+    """
+
+    def __init__(self, experiment: Experiment, *, keep_last: int | None) -> None:
+        self.experiment, self.keep_last = experiment, keep_last
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(
+        self, iteration: int, weights: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any] | None
+    ) -> None:
+        """Write `models/<net>_<iteration>.pth`, `<net>_latest.pth` and `training_states/<iteration>.state`.
+
+        Args:
+            iteration: finished iterations.
+            weights: `net_g` -> `{"params": ..., "params_ema": ...}`; copied before the call returns.
+            state: all that resume needs, or None for weights alone; copied before the call returns.
+        """
+        self.wait()
+        copied = snapshot(weights), snapshot(state)
+        self._start(lambda: self._write(iteration, *copied))
+
+    def save_named(self, file_name: str, weights: Mapping[str, Any]) -> None:
+        """Write one weights file, such as the best by a metric."""
+        self.wait()
+        copied = snapshot(weights)
+        self._start(lambda: save_torch(self.experiment.models / file_name, copied))
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on the disk.
+
+        Raises:
+            UserError: it could not be written; those before it are untouched.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _start(self, write: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                write()
+            except BaseException as error:  # noqa: BLE001 - raised again in wait()
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint")
+        self._thread.start()
+
+    def _write(self, iteration: int, weights: Mapping[str, Any], state: Mapping[str, Any] | None) -> None:
+        for net, content in weights.items():
+            path = self.experiment.models / f"{net}_{iteration}.pth"
+            save_torch(path, content)
+            _link(path, self.experiment.models / f"{net}_latest.pth")
+        if state is not None:
+            save_torch(self.experiment.states / f"{iteration}.state", {**state, "version": STATE_VERSION})
+        self._prune()
+
+    def _prune(self) -> None:
+        if self.keep_last is None:
+            return
+        keep = set(self.experiment.iterations()[-self.keep_last :])
+        for folder, pattern in ((self.experiment.states, r"(\d+)\.state"), (self.experiment.models, r"\w+_(\d+)\.pth")):
+            for path in folder.iterdir():
+                match = re.fullmatch(pattern, path.name)
+                if match and int(match[1]) not in keep:
+                    path.unlink()
+
+
+def save_torch(path: Path, content: Any) -> None:
+    """`torch.save`, whole or absent."""
+    write_atomic(path, lambda file: torch.save(content, file))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let `target` name the same content as `source`, without a moment in which it does not exist."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)

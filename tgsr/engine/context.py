@@ -1,0 +1,204 @@
+"""Context: what one process knows of its surroundings: rank, device, threads, signals, folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from tgsr.utils.errors import ConfigError, UserError
+
+Launcher = Literal["auto", "none", "pytorch", "slurm"]
+logger = logging.getLogger("tgsr")
+
+
+def _slurm_environment() -> dict[str, str]:
+    """torchrun's variables from srun's; the first host of the node list is the meeting point."""
+    env = os.environ
+    nodes = env["SLURM_NODELIST"]
+    first = nodes.split(",")[0]
+    if "[" in nodes and nodes.index("[") < len(first):
+        prefix, rest = nodes.split("[", 1)
+        first = prefix + rest.split(",")[0].split("-")[0].split("]")[0]
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_NTASKS"],
+        "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": env.get("MASTER_ADDR", first),
+        "MASTER_PORT": env.get("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID", "9500")) % 20000)),
+    }
+
+
+def resolve_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
+    """The device of this process; ConfigError when CUDA is asked for and absent."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("the options ask for CUDA, but torch sees no CUDA device", remedy="set device: cpu or auto")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local rank {local_rank} has no GPU of its own: this machine shows {torch.cuda.device_count()}",
+            remedy=f"start {torch.cuda.device_count()} processes per node",
+        )
+    return torch.device("cuda", local_rank)
+
+
+@dataclass
+class Context:
+    """Rank, world and device of this process; collective operations that do nothing in a world of one.
+
+    Attributes:
+        device: of this rank's networks.
+        rank, world_size, local_rank: as torchrun counts them.
+        auto_resume: continue an experiment that exists instead of moving it aside.
+        debug: `--debug` was given.
+        after_stage: called with its options on rank 0 when a stage has just been done (the command line's reports).
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    auto_resume: bool = False
+    debug: bool = False
+    after_stage: Callable[[Any], None] | None = None
+    stop_requested: bool = field(default=False, init=False)
+
+    @staticmethod
+    def create(
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        num_threads: int | None = None,
+        launcher: Launcher = "auto",
+        auto_resume: bool = False,
+        debug: bool = False,
+        deterministic: bool = False,
+    ) -> Context:
+        """Read the environment of torchrun or SLURM, join the process group and choose the device."""
+        env: dict[str, str] = dict(os.environ)
+        if launcher == "slurm" or (launcher == "auto" and "RANK" not in env and int(env.get("SLURM_NTASKS", "1")) > 1):
+            if "SLURM_PROCID" not in env:
+                raise UserError("--launcher slurm was given, but this process was not started by srun")
+            env.update(_slurm_environment())
+            os.environ.update({k: env[k] for k in ("MASTER_ADDR", "MASTER_PORT")})
+        if launcher == "pytorch" and "RANK" not in env:
+            raise UserError(
+                "--launcher pytorch was given, but RANK is not set",
+                remedy="start with: torchrun --nproc_per_node=N train.py -opt FILE.yml",
+            )
+        use_world = launcher != "none" and "RANK" in env
+        rank, world = (int(env["RANK"]), int(env["WORLD_SIZE"])) if use_world else (0, 1)
+        local_rank = int(env.get("LOCAL_RANK", "0")) if use_world else 0
+        where = resolve_device(device, local_rank)
+        if where.type == "cuda":
+            torch.cuda.set_device(where)
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        elif world > 1:
+            local_world = int(env.get("LOCAL_WORLD_SIZE", env.get("SLURM_NTASKS_PER_NODE", str(world))))
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world))
+        if world > 1 and not dist.is_initialized():
+            dist.init_process_group(
+                "nccl" if where.type == "cuda" else "gloo",
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(minutes=int(os.environ.get("TGSR_TIMEOUT_MINUTES", "30"))),
+                device_id=where if where.type == "cuda" else None,
+            )
+        return Context(where, rank, world, local_rank, auto_resume=auto_resume, debug=debug)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place, on all ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """All ranks' items in rank order, on all ranks."""
+        if self.world_size == 1:
+            return items
+        parts: list[list[Any]] = [[] for _ in range(self.world_size)]
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's value, on all ranks."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def should_stop(self, iteration: int = 0) -> bool:
+        """Whether any rank was asked to stop; all ranks get the same answer at the same call.
+
+        On several GPUs the question makes the host wait, so it is asked at every tenth iteration only.
+        """
+        if self.world_size == 1:
+            return self.stop_requested
+        if self.device.type == "cuda" and iteration % 10:
+            return False
+        flag = torch.tensor([float(self.stop_requested)], device=self.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    @contextmanager
+    def catch_signals(self):  # noqa: ANN201 - a generator context manager
+        """Inside, SIGTERM, SIGINT and SIGUSR1 set `stop_requested`; a second SIGINT interrupts at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.stop_requested and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stop_requested = True
+            logger.warning("%s received: saving after this iteration, then stopping", signal.Signals(number).name)
+
+        old = {}
+        try:
+            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                old[name] = signal.signal(name, handle)
+        except ValueError:  # not in the main thread: somebody embeds us and owns the signals
+            pass
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def set_up_logging(*, rank: int, level: int = logging.INFO) -> None:
+    """Messages of `tgsr` to stderr: all of rank 0, warnings of the others with their rank."""
+    root = logging.getLogger("tgsr")
+    root.handlers.clear()
+    handler = logging.StreamHandler(sys.stderr)
+    prefix = "" if rank == 0 else f"[rank {rank}] "
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(levelname)s %(message)s", "%H:%M:%S"))
+    root.addHandler(handler)
+    root.setLevel(level if rank == 0 else logging.WARNING)
+    root.propagate = False

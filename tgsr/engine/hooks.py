@@ -1,0 +1,221 @@
+"""Hooks: what happens around a training step. Four moments are enough; each hook is one concern with its own state."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tgsr.data.batch import Batch
+from tgsr.engine.checkpoint import save_torch
+from tgsr.engine.ledger import TaskLedger
+from tgsr.engine.logger import pretty, progress
+from tgsr.engine.validation import validate
+from tgsr.models.base import StepResult
+from tgsr.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from tgsr.engine.trainer import Trainer
+
+logger = logging.getLogger("tgsr")
+MAX_BAD_STEPS_IN_A_ROW = 10
+MAX_TASKS_IN_LOG = 64
+
+
+class Hook:
+    """Called by the trainer on all ranks; `trainer.iteration` counts finished iterations."""
+
+    def before_train(self, trainer: Trainer) -> None: ...
+
+    def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None: ...
+
+    def after_train(self, trainer: Trainer) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives; part of the checkpoint under the hook's class name."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class GuardHook(Hook):
+    """Finds losses and gradients that are not finite; the step itself has already left the weights alone.
+
+    On a GPU the flags of one iteration are read after the next one has been queued, so that nothing waits.
+
+    Args:
+        action: `stop` or `skip`.
+    """
+
+    def __init__(self, action: str) -> None:
+        self.action = action
+        self.num_in_a_row = 0
+        self._pending: tuple[int, torch.Tensor, Any, StepResult, Sequence[Batch]] | None = None
+
+    def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
+        if result.bad is None:
+            return
+        if result.bad.device.type == "cpu":
+            self._judge(trainer, trainer.iteration, result.bad, result, batches)
+            return
+        flags = result.bad.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        previous, self._pending = self._pending, (trainer.iteration, flags, copied, result, batches)
+        self._judge_pending(trainer, previous)
+
+    def after_train(self, trainer: Trainer) -> None:
+        previous, self._pending = self._pending, None
+        self._judge_pending(trainer, previous)
+
+    def _judge_pending(self, trainer: Trainer, pending: Any) -> None:
+        if pending is not None:
+            iteration, flags, copied, result, batches = pending
+            copied.synchronize()
+            self._judge(trainer, iteration, flags, result, batches)
+
+    def _judge(
+        self, trainer: Trainer, iteration: int, flags: torch.Tensor, result: StepResult, batches: Sequence[Batch]
+    ) -> None:
+        if not flags.any():
+            self.num_in_a_row = 0
+            return
+        self.num_in_a_row += 1
+        names = [name for name, flag in zip(result.checks, flags.tolist(), strict=True) if flag]
+        ids = sorted(set(result.task_ids.tolist()))
+        tasks = ", ".join(trainer.tasks[i].name for i in ids[:8]) + (" ..." if len(ids) > 8 else "")
+        path = trainer.experiment.path / f"bad_batch_{iteration}_rank{trainer.context.rank}.pth"
+        save_torch(path, dump_batches(batches))
+        text = f"not finite at iteration {iteration}: {', '.join(names)} (tasks: {tasks}; the batch is in {path})"
+        if self.action == "stop" or self.num_in_a_row > MAX_BAD_STEPS_IN_A_ROW:
+            raise UserError(
+                text,
+                place=trainer.options.name,
+                remedy="lower the learning rate, clip gradients (train.clip_grad_norm), or set train.on_nan: skip",
+            )
+        logger.warning("%s; the step was skipped", text)
+
+
+def dump_batches(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """Batches as tensors and primitives, loadable with `weights_only=True`."""
+    return [
+        {
+            **{k: getattr(b, k) for k in ("gt", "lq", "gt_usm", "task_ids", "sample_ids") if getattr(b, k) is not None},
+            "params": None if b.params is None else b.params.to_json(),
+            "paths": [str(p) for p in b.paths],
+        }
+        for b in batches
+    ]
+
+
+class LogHook(Hook):
+    """Losses, per-task losses, learning rate, speed and the share of time spent waiting for data."""
+
+    def __init__(self, *, every: int) -> None:
+        self.every = every
+        self._bar: Any = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        self.ledger = TaskLedger(trainer.tasks.names, trainer.context)
+        self._since, self._wait, self._steps = time.perf_counter(), trainer.seconds_waiting, 0
+        self._bar = progress(
+            range(trainer.total_iter),
+            trainer.options.name,
+            is_shown=trainer.context.is_main,
+            start=trainer.iteration,
+            total=trainer.total_iter,
+        )
+
+    def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
+        self.ledger.add(result)
+        self._steps += 1
+        self._bar.update()
+        if trainer.iteration % self.every == 0 or trainer.iteration == trainer.total_iter:
+            self._write(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _write(self, trainer: Trainer) -> None:
+        window = self.ledger.read()  # the only wait for the device; on all ranks, because it sums over them
+        now = time.perf_counter()
+        seconds, waited = now - self._since, trainer.seconds_waiting - self._wait
+        content = {
+            "lr": trainer.model.learning_rate,
+            "losses": window["losses"],
+            "tasks": window["tasks"] if len(window["tasks"]) <= MAX_TASKS_IN_LOG else {},
+            **window["scalars"],
+            "images_per_s": self._steps * trainer.batch_size / seconds,
+            "data_share": waited / seconds,
+            "time": time.time(),
+        }
+        if trainer.context.device.type == "cuda":
+            content["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        trainer.log.event("train", trainer.iteration, **content)
+        self.ledger.clear()
+        self._since, self._wait, self._steps = now, trainer.seconds_waiting, 0
+        if trainer.context.is_main:
+            line = pretty({**window["losses"], "lr": content["lr"], "images/s": content["images_per_s"]})
+            self._bar.set_postfix_str(line, refresh=False)
+            if self._bar.disable:
+                left = (trainer.total_iter - trainer.iteration) * trainer.batch_size / content["images_per_s"]
+                logger.info("iter %d/%d  %s  ETA %ds", trainer.iteration, trainer.total_iter, line, left)
+            if content["data_share"] > 0.2 and seconds > 5:
+                logger.info("%.0f %% of the time went into waiting for data", 100 * content["data_share"])
+
+
+class ValidationHook(Hook):
+    """All validation sets every `every` iterations, and the weights that were best so far.
+
+    Args:
+        every: iterations; None: after the last one only.
+        best: validation set -> metric.
+    """
+
+    def __init__(self, *, every: int | None, best: Mapping[str, str]) -> None:
+        self.every, self.best = every, dict(best)
+        self.records: dict[str, float] = {}
+
+    def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
+        is_last = trainer.iteration == trainer.total_iter
+        if is_last or (self.every is not None and trainer.iteration % self.every == 0):
+            for name, dataset in trainer.val_sets.items():
+                values = validate(trainer.restore, dataset, trainer.metrics, trainer.context).means()
+                trainer.log.event("val", trainer.iteration, dataset=name, metrics=values)
+                logger.info("iter %d  %s: %s", trainer.iteration, name, pretty(values))
+                self._keep_best(trainer, name, values)
+
+    def _keep_best(self, trainer: Trainer, name: str, values: Mapping[str, float]) -> None:
+        metric = self.best.get(name)
+        if metric is None or metric not in values:
+            return
+        sign = 1 if trainer.metrics[metric].higher_is_better else -1
+        key = f"{name}/{metric}"
+        if key not in self.records or sign * values[metric] > sign * self.records[key]:
+            self.records[key] = values[metric]
+            if trainer.context.is_main:
+                trainer.writer.save_named(f"net_g_best_{metric}.pth", trainer.weights()["net_g"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"records": dict(self.records)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.records = dict(state["records"])
+
+
+class CheckpointHook(Hook):
+    """Saves every `every` iterations, at the end, and when somebody asks the run to stop."""
+
+    def __init__(self, *, every: int) -> None:
+        self.every = every
+
+    def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
+        if trainer.iteration % self.every == 0 or trainer.iteration == trainer.total_iter or trainer.is_stopping:
+            trainer.save()
+
+    def after_train(self, trainer: Trainer) -> None:
+        trainer.writer.wait()

@@ -1,0 +1,95 @@
+"""Where a run's numbers go: `log.jsonl`, TensorBoard, Weights & Biases, the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tgsr.config.schema import LoggerOptions
+from tgsr.utils.errors import UserError
+from tgsr.utils.files import append_jsonl, read_jsonl, to_json, write_atomic
+
+logger = logging.getLogger("tgsr")
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], label: str, *, is_shown: bool, total: int | None = None, start: int = 0) -> Any:
+    """A progress bar with ETA around `items` on a terminal, and nothing where the output is a file."""
+    from tqdm import tqdm
+
+    disable = None if is_shown else True  # None: only on a terminal
+    return tqdm(items, desc=label, total=total, initial=start, disable=disable, dynamic_ncols=True, leave=False)
+
+
+class RunLogger:
+    """Writes events of one run; on ranks other than 0 it writes nothing.
+
+    Args:
+        folder: `experiments/<name>`.
+        options: which back ends.
+        name: of the run.
+        is_main: whether this is rank 0.
+        resume_at: events after this iteration are dropped: they come again.
+    """
+
+    def __init__(
+        self, folder: Path, options: LoggerOptions, *, name: str, is_main: bool, resume_at: int | None = None
+    ) -> None:
+        self.path = folder / "log.jsonl"
+        self.is_main = is_main
+        self._tensorboard = self._wandb = None
+        if not is_main:
+            return
+        if resume_at is not None and self.path.exists():
+            kept = [e for e in read_jsonl(self.path) if e.get("iter", 0) <= resume_at]
+            text = "".join(to_json(e) + "\n" for e in kept)
+            write_atomic(self.path, lambda f: f.write(text.encode()))
+        if options.use_tb_logger:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                logger.warning("tensorboard is not installed; going on without (logger.use_tb_logger: false)")
+            else:
+                self._tensorboard = SummaryWriter(str(folder / "tb_logger"), purge_step=resume_at)
+        if options.wandb is not None:
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("logger.wandb needs the package wandb", remedy="pip install wandb") from None
+            self._wandb = wandb.init(
+                project=options.wandb.project, name=name, id=options.wandb.resume_id, resume="allow", dir=str(folder)
+            )
+
+    def event(self, kind: str, iteration: int, **content: Any) -> None:
+        """One line of `log.jsonl`; its numbers also as curves."""
+        if not self.is_main:
+            return
+        append_jsonl(self.path, {"event": kind, "iter": iteration, **content})
+        curves = dict(_flatten(kind, content))
+        if self._tensorboard is not None:
+            for name, value in curves.items():
+                self._tensorboard.add_scalar(name, value, iteration)
+        if self._wandb is not None:
+            self._wandb.log(curves, step=iteration)
+
+    def close(self) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _flatten(prefix: str, content: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{prefix}/{key}", value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "time":
+            yield f"{prefix}/{key}", float(value)
+
+
+def pretty(content: Mapping[str, Any]) -> str:
+    """`psnr 23.4123  ssim 0.6312` for the terminal."""
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {json.dumps(v)}" for k, v in content.items())

@@ -1,0 +1,226 @@
+"""Trainer: the loop. Batches in, steps, hooks, feedback to whoever chooses tasks, resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tgsr.config.options import diff_options, to_plain
+from tgsr.config.schema import Options
+from tgsr.data.batch import Batch
+from tgsr.engine import build
+from tgsr.engine.checkpoint import CheckpointWriter, Experiment, load_state
+from tgsr.engine.context import Context
+from tgsr.engine.hooks import CheckpointHook, GuardHook, Hook, LogHook, ValidationHook
+from tgsr.engine.ledger import TaskLedger
+from tgsr.engine.logger import RunLogger
+from tgsr.engine.validation import validate
+from tgsr.tasks.samplers import Feedback
+from tgsr.utils.errors import ConfigError
+
+logger = logging.getLogger("tgsr")
+
+
+class Trainer:
+    """One training run.
+
+    The run is a sequence of segments. Within one, the weights of all tasks are fixed and the loader prefetches as it
+    likes; between two, the task sampler and the loss weighting see what the interval showed.
+
+    Args:
+        options: with `network_g`, `datasets.train` and `train`.
+        context: this process.
+        hooks: in addition to guard, log, validation and checkpoint.
+    """
+
+    def __init__(self, options: Options, context: Context, *, hooks: Sequence[Hook] = ()) -> None:
+        if options.train is None or options.datasets.train is None or options.network_g is None:
+            raise ConfigError("training needs the sections network_g, datasets.train and train", place=options.name)
+        self.options, self.context = options, context
+        self.total_iter = options.train.total_iter
+        self.experiment = Experiment(options.path.experiments_root, options.name)
+        # configuration
+        self.tasks = build.build_tasks(options)
+        self.sampler = build.build_task_sampler(options, self.tasks)
+        self.weighting = build.build_loss_weighting(options, self.tasks)
+        # parts
+        self.data = build.TrainData(options, context, self.tasks, self.sampler)
+        self.model = build.build_model(options, context, self.weighting)
+        self.val_sets = build.build_val_sets(options)
+        self.metrics = build.build_metrics(options)
+        self.restore = build.build_restorer(options, self.model)
+        self.hooks: list[Hook] = [
+            GuardHook(options.train.on_nan),
+            LogHook(every=options.logger.print_freq),
+            ValidationHook(every=options.val.val_freq, best=options.logger.best),
+            *hooks,
+            CheckpointHook(every=options.logger.save_checkpoint_freq),
+        ]
+        # state
+        self.iteration = 0
+        self.interval_ledger = TaskLedger(self.tasks.names, context)
+        self.seconds_waiting = 0.0
+        self.is_stopping = False
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per iteration over all ranks and accumulation steps."""
+        return self.data.plan.batch_size
+
+    def run(self) -> Path:
+        """Train to the last iteration, or until asked to stop.
+
+        Returns:
+            The experiment folder.
+        """
+        self._open()
+        with self.context.catch_signals():
+            try:
+                for hook in self.hooks:
+                    hook.before_train(self)
+                while self.iteration < self.total_iter and not self.is_stopping:
+                    self._run_segment(self._segment_end())
+                for hook in self.hooks:
+                    hook.after_train(self)
+            finally:
+                self.data.close()
+                self.log.close()
+        return self.experiment.path
+
+    def _run_segment(self, stop: int) -> None:
+        """Iterations up to `stop`, then the feedback."""
+        for batches in self._timed(self.data.iterations(self.iteration, stop)):
+            result = self.model.step(batches, self.iteration)
+            self.iteration += 1
+            self.interval_ledger.add(result)
+            self.is_stopping = self.context.should_stop(self.iteration)
+            if self.iteration == stop:
+                self._give_feedback()
+            for hook in self.hooks:
+                hook.after_step(self, result, batches)
+            if self.is_stopping:
+                return
+
+    def _timed(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(batches)
+            except StopIteration:
+                return
+            self.seconds_waiting += time.perf_counter() - start
+            yield item
+
+    def _adaptive(self) -> list[Any]:
+        return [part for part in (self.sampler, self.weighting) if part.interval is not None]
+
+    def _segment_end(self) -> int:
+        """The next iteration after which somebody wants feedback, or the last one."""
+        ends = [(self.iteration // part.interval + 1) * part.interval for part in self._adaptive()]
+        return min([self.total_iter, *ends])
+
+    def _give_feedback(self) -> None:
+        due = [part for part in self._adaptive() if self.iteration % part.interval == 0]
+        if not due:
+            return
+        window = self.interval_ledger.read()
+        metrics = self._validate_tasks() if any(part.needs_metrics for part in due) else {}
+        feedback = Feedback(
+            iteration=self.iteration,
+            losses={k: v["loss"] for k, v in window["tasks"].items()},
+            counts={k: v["count"] for k, v in window["tasks"].items()},
+            metrics=metrics,
+        )
+        for part in due:
+            part.update(feedback)
+        self.interval_ledger.clear()
+        weights = dict(zip(self.tasks.names, self.sampler.weights.tolist(), strict=True))
+        self.log.event("tasks", self.iteration, weights=weights, losses=feedback.losses, metrics=metrics)
+
+    def _validate_tasks(self) -> dict[str, dict[str, float]]:
+        """Every task on the validation set that `val.val_tasks` names."""
+        name = self.options.val.val_tasks
+        if name is None or name not in self.val_sets:
+            raise ConfigError(
+                "the task sampler or loss weighting wants validation results of every task",
+                place="val.val_tasks",
+                remedy=f"name one of the validation sets ({', '.join(self.val_sets) or 'none yet'})",
+            )
+        return {
+            task.name: validate(self.restore, self.val_sets[name], self.metrics, self.context, task=task).means()
+            for task in self.tasks
+        }
+
+    def weights(self) -> dict[str, dict[str, Any]]:
+        """`net_g` -> `{"params", "params_ema"}`, `net_d` -> `{"params"}`: BasicSR's containers."""
+        content = {f"net_{k}": {"params": part.net.state_dict()} for k, part in self.model.trained().items()}
+        if self.model.ema_g is not None:
+            content["net_g"]["params_ema"] = self.model.ema_g.module.state_dict()
+        return content
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resume needs. Called on all ranks: the ledger sums over them."""
+        return {
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "task_sampler": self.sampler.state_dict(),
+            "loss_weighting": self.weighting.state_dict(),
+            "interval": self.interval_ledger.state_dict(),
+            "hooks": {type(h).__name__: h.state_dict() for h in self.hooks},
+            "options": json.dumps(to_plain(self.options)),
+            "world_size": self.context.world_size,
+        }
+
+    def save(self) -> None:
+        """Checkpoint now, written in the background."""
+        state = self.state_dict()
+        if self.context.is_main:
+            self.writer.save(self.iteration, self.weights(), state)
+
+    def _open(self) -> None:
+        """Make or resume the experiment; on rank 0 also its folder, option file and writer."""
+        explicit = self.options.path.resume_state
+        resume = self.context.auto_resume or explicit is not None
+        if self.context.is_main:
+            moved = self.experiment.prepare(resume=resume)
+            if moved is not None:
+                logger.warning("%s existed and was moved to %s", self.experiment.path, moved)
+            build.write_options(self.experiment.path, self.options)
+        self.writer = CheckpointWriter(self.experiment, keep_last=self.options.logger.keep_last)
+        self.context.barrier()
+        state = None
+        if resume:
+            state = load_state(explicit) if explicit is not None else self.experiment.load_newest()
+        if state is not None:
+            self._resume(state)
+        self.log = RunLogger(
+            self.experiment.path,
+            self.options.logger,
+            name=self.options.name,
+            is_main=self.context.is_main,
+            resume_at=self.iteration if state is not None else None,
+        )
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.sampler.load_state_dict(state["task_sampler"])
+        self.weighting.load_state_dict(state["loss_weighting"])
+        self.interval_ledger.load_state_dict(state["interval"])
+        for hook in self.hooks:
+            hook.load_state_dict(state["hooks"].get(type(hook).__name__, {}) or hook.state_dict())
+        self.iteration = state["iteration"]
+        logger.info("resuming %s at iteration %d", self.options.name, self.iteration)
+        for line in diff_options(json.loads(state["options"]), to_plain(self.options)):
+            logger.warning("option changed since the checkpoint: %s", line)
+        if state["world_size"] != self.context.world_size:
+            logger.warning(
+                "the checkpoint was made by %d processes, now there are %d: keep the global batch of %d the same to "
+                "see the same samples",
+                state["world_size"],
+                self.context.world_size,
+                self.batch_size,
+            )

@@ -1,0 +1,165 @@
+"""Validation and evaluation: a model over data sets, sharded over the ranks, the same numbers on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tgsr.data.batch import Batch
+from tgsr.engine.context import Context
+from tgsr.engine.logger import progress
+from tgsr.metrics.base import Metric
+from tgsr.tasks.task import Task
+from tgsr.utils.errors import DataError
+from tgsr.utils.image_io import save_image
+from tgsr.utils.resize import imresize
+
+Restore = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image's numbers and, where saved, its files relative to the results folder."""
+
+    name: str
+    metrics: Mapping[str, float]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """All images of one set, in the set's order, equal on all ranks."""
+
+    images: Sequence[ImageResult]
+
+    def means(self) -> dict[str, float]:
+        """Metric -> mean over images."""
+        names = self.images[0].metrics if self.images else {}
+        return {m: sum(i.metrics[m] for i in self.images) / len(self.images) for m in names}
+
+
+def bicubic(scale: int) -> Restore:
+    """The baseline: MATLAB's bicubic up-sampling."""
+    return lambda lq: imresize(lq, scale=scale).clamp(0, 1)
+
+
+def validate(
+    restore: Restore,
+    dataset: Any,
+    metrics: Mapping[str, Metric],
+    context: Context,
+    *,
+    task: Task | None = None,
+    save_to: Path | None = None,
+    relative_to: Path | None = None,
+    save_inputs: bool = False,
+    label: str = "",
+) -> ValidationResult:
+    """Restore every image of a data set and measure it.
+
+    Args:
+        restore: `(1, 3, h, w)` in [0, 1] -> `(1, 3, H, W)`.
+        dataset: has `__len__`, `name(i)` and `val_sample(i, task) -> Batch` of one.
+        metrics: by name; those that need a GT are left out where the set has none.
+        context: ranks share the images.
+        task: degrade the set's GT images by this task.
+        save_to: folder for the restored images; None saves none.
+        relative_to: what file names in the result are relative to.
+        save_inputs: save LQ and GT too, for strips.
+        label: what the progress bar says.
+    """
+    rows = []
+    indices = range(context.rank, len(dataset), context.world_size)
+    for i in progress(indices, label, is_shown=context.is_main and bool(label)):
+        batch: Batch = dataset.val_sample(i, task)
+        restored = restore(batch.lq).clamp(0, 1)
+        values = {
+            name: metric(restored[0], None if batch.gt is None else batch.gt[0])
+            for name, metric in metrics.items()
+            if batch.gt is not None or not metric.needs_gt
+        }
+        files = {}
+        if save_to is not None:
+            images = {"sr": restored, **({"lq": batch.lq, "gt": batch.gt} if save_inputs else {})}
+            files = _save(images, dataset.name(i), save_to, relative_to or save_to)
+        rows.append((i, ImageResult(dataset.name(i), values, files)))
+    ordered = sorted(context.gather(rows), key=lambda r: r[0])
+    return ValidationResult([r for _, r in ordered])
+
+
+def _save(images: Mapping[str, torch.Tensor | None], name: str, folder: Path, root: Path) -> dict[str, str]:
+    files = {}
+    stem = name.replace("/", "_")
+    for kind, image in images.items():
+        if image is not None:
+            path = folder / (f"{stem}.png" if kind == "sr" else f"{stem}_{kind}.png")
+            save_image(path, image[0])
+            files[kind] = str(path.relative_to(root))
+    return files
+
+
+def evaluate(
+    restore: Restore,
+    datasets: Mapping[str, Any],
+    metrics: Mapping[str, Metric],
+    context: Context,
+    *,
+    results: Path,
+    scale: int,
+    stamp: Mapping[str, Any],
+    save_images: bool = True,
+) -> dict[str, Any]:
+    """Measure a model and the bicubic baseline on several sets.
+
+    Args:
+        restore, metrics, context: see `validate`.
+        datasets: by name.
+        results: `results/<name>`; images go to `images/<set>/` below it.
+        scale: 1 takes the input itself as the baseline.
+        stamp: what identifies the weights: name, option hash, weights, iteration.
+        save_images: keep restored images, inputs and baselines.
+
+    Returns:
+        The content of `metrics.json` (schema `tgsr.metrics`), the protocol beside every number.
+    """
+    if not datasets:
+        raise DataError("there is no data set to test on", remedy="name one under datasets.val")
+    baseline_name, baseline = ("bicubic", bicubic(scale)) if scale > 1 else ("input", lambda lq: lq)
+    content: dict[str, Any] = {"schema": "tgsr.metrics", "version": 1, **stamp, "datasets": {}}
+    for name, dataset in datasets.items():
+        folder = results / "images" / name
+        result = validate(
+            restore, dataset, metrics, context,
+            save_to=folder if save_images else None, relative_to=results, save_inputs=True, label=name,
+        )  # fmt: skip
+        base = validate(
+            baseline, dataset, metrics, context,
+            save_to=folder / baseline_name if save_images else None, relative_to=results,
+        )  # fmt: skip
+        means, base_means = result.means(), base.means()
+        content["datasets"][name] = {
+            "metrics": {
+                m: {
+                    "mean": value,
+                    "protocol": metrics[m].protocol,
+                    "num_images": len(result.images),
+                    "higher_is_better": metrics[m].higher_is_better,
+                }
+                for m, value in means.items()
+            },
+            "baselines": {baseline_name: {m: {"mean": v} for m, v in base_means.items()}},
+            "images": [
+                {
+                    "name": ours.name,
+                    "metrics": dict(ours.metrics),
+                    "baselines": {baseline_name: dict(theirs.metrics)},
+                    "files": {**ours.files, **({baseline_name: theirs.files["sr"]} if theirs.files else {})},
+                }
+                for ours, theirs in zip(result.images, base.images, strict=True)
+            ],
+        }
+    return content

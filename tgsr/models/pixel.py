@@ -1,0 +1,109 @@
+"""PixelModel: one network, any sum of named losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from tgsr.data.batch import Batch
+from tgsr.losses.base import Loss, LossContext
+from tgsr.models.base import ModelParts, RestorationModel, StepResult, Trained, as_outputs, not_finite
+
+
+class PixelModel(RestorationModel):
+    """Minimises the weighted sum of generator losses.
+
+    Args:
+        net_g: the network.
+        losses: by name; their weights are inside them.
+        make_optimizer: parameters -> optimiser.
+        lr_at: `(iteration, base_lr) -> lr`.
+        parts: see `ModelParts`.
+    """
+
+    def __init__(
+        self,
+        net_g: nn.Module,
+        losses: Mapping[str, Loss],
+        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        lr_at: Callable[[int, float], float],
+        parts: ModelParts,
+    ) -> None:
+        super().__init__(net_g, parts)
+        self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
+        self.lr_at = lr_at
+        self.g = self._make_trained(self.net_g, make_optimizer)
+
+    def _make_trained(
+        self, net: nn.Module, make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    ) -> Trained:
+        optimizer = make_optimizer([p for p in net.parameters() if p.requires_grad])
+        return Trained(net, self._train_form(net), optimizer, optimizer.param_groups[0]["lr"], self.lr_at)
+
+    def trained(self) -> dict[str, Trained]:
+        return {"g": self.g}
+
+    def step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
+        self._reseed(iteration)
+        self.g.set_lr(iteration, self.parts.warmup_iter)
+        losses, _ = self._generator_backward(batches, iteration)
+        bad, norm = self._update(self.g, not_finite(losses.values()))
+        if self.ema_g is not None:
+            self.ema_g.update(self.net_g)
+        return StepResult(
+            losses=losses,
+            total=torch.stack(list(losses.values())).sum(0),
+            task_ids=torch.cat([_task_ids(b) for b in batches]),
+            scalars={"grad_norm": norm},
+            bad=bad,
+            checks=(*losses, "gradient"),
+        )
+
+    def _generator_backward(
+        self, batches: Sequence[Batch], iteration: int
+    ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        """Accumulate the generator's gradients; returns its per-sample losses and its detached outputs."""
+        self.g.optimizer.zero_grad(set_to_none=True)
+        collected: dict[str, list[torch.Tensor]] = {}
+        restored = []
+        for k, batch in enumerate(batches):
+            with self.precision.autocast():
+                outputs = as_outputs(self.g.forward(batch.lq))
+                losses = self._generator_losses(outputs, batch, iteration)
+            total = torch.stack(list(losses.values())).sum(0)
+            loss = self.parts.weighting.reduce(total, _task_ids(batch), iteration)
+            self._backward(self.g, loss / len(batches), sync=k == len(batches) - 1)
+            for name, value in losses.items():
+                collected.setdefault(name, []).append(value.detach())
+            restored.append(outputs["sr"].detach())
+        return {name: torch.cat(values) for name, values in collected.items()}, restored
+
+    def _generator_losses(
+        self, outputs: Mapping[str, torch.Tensor], batch: Batch, iteration: int
+    ) -> dict[str, torch.Tensor]:
+        """Name -> `(B,)`, with gradient."""
+        context = self._loss_context(outputs, batch, iteration)
+        return {name: loss(context).float() for name, loss in self.losses.items()}
+
+    def _loss_context(self, outputs: Mapping[str, torch.Tensor], batch: Batch, iteration: int) -> LossContext:
+        targets = {"gt": batch.gt, "gt_usm": batch.gt_usm}
+        return LossContext(
+            outputs=outputs,
+            targets={k: v for k, v in targets.items() if v is not None},
+            lq=batch.lq,  # type: ignore[arg-type]
+            task_ids=_task_ids(batch),
+            discriminator=self._discriminator(),
+            iteration=iteration,
+        )
+
+    def _discriminator(self) -> nn.Module | None:
+        """What losses may judge the outputs with; its parameters are frozen while they do."""
+        return None
+
+
+def _task_ids(batch: Batch) -> torch.Tensor:
+    if batch.task_ids is not None:
+        return batch.task_ids
+    return torch.zeros(len(batch.lq), dtype=torch.int64, device=batch.lq.device)  # type: ignore[arg-type, union-attr]

@@ -1,0 +1,75 @@
+"""Precision: fp32, bf16 or fp16 as one object, so that no other code asks which it is."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+
+from tgsr.utils.errors import ConfigError
+
+Mode = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def resolve_precision(mode: Mode, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """`auto` -> bf16 where the device computes it faster than fp32, else fp32."""
+    if mode == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        is_fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return "bf16" if is_fast() else "fp32"
+    if mode == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU", remedy="use bf16 or fp32 on a CPU")
+    return mode
+
+
+class Precision:
+    """Autocast and, for fp16, loss scaling.
+
+    Args:
+        mode: already resolved.
+        device: where the networks are.
+    """
+
+    def __init__(self, mode: Literal["fp32", "bf16", "fp16"], device: torch.device) -> None:
+        self.mode, self.device = mode, device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=mode == "fp16")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context of forward passes; weights and losses stay fp32."""
+        if self.mode == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.mode == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make gradients true to scale, before clipping and checks."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer, found_bad: torch.Tensor) -> None:
+        """Step, unless `found_bad` (scalar, > 0 means skip) or, in fp16, an overflow forbids it.
+
+        Fused optimisers read the flag on the device; for the others it has to be read by the host.
+        """
+        if self.scaler.is_enabled():
+            self.scaler.step(optimizer)
+            self.scaler.update()
+            return
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.grad_scale, optimizer.found_inf = None, found_bad  # type: ignore[attr-defined]
+            optimizer.step()
+            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+        elif found_bad.item() == 0:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            self.scaler.load_state_dict(state)
