@@ -1,1 +1,1 @@
-"""Degradations: what can be sampled (spaces), the drawn numbers (params), and their application to images (pipelines)."""
+"""Degradations: what can be sampled (spaces), the drawn numbers (params), their application to images (pipelines)."""

@@ -113,9 +113,8 @@ class PointSpace(Space):
         return self._pipeline
 
     def draw(self, uniforms: np.ndarray) -> DegradationParams:
-        size = len(uniforms)
-        rows = DegradationParams.from_rows([self.params] * size)
-        return rows.replace(noise_seed=noise_seed(uniforms[:, 0]))
+        columns = {name: np.full(len(uniforms), value) for name, value in self.params.items()}
+        return DegradationParams({**columns, "noise_seed": noise_seed(uniforms[:, 0])})
 
     def contains(self, params: DegradationParams) -> np.ndarray:
         same = np.ones(params.batch_size, dtype=bool)

@@ -60,6 +60,9 @@ class DegradationParams(Mapping[str, np.ndarray]):
     @staticmethod
     def cat(parts: Sequence[DegradationParams]) -> DegradationParams:
         """All rows of `parts`; a column that one part lacks is filled with the unused mark."""
+        names = list(parts[0])
+        if all(list(p) == names for p in parts) and all(p[n].dtype == parts[0][n].dtype for p in parts for n in names):
+            return DegradationParams({n: np.concatenate([p[n] for p in parts]) for n in names})
         return DegradationParams.from_rows([p.row(i) for p in parts for i in range(p.batch_size)])
 
     @staticmethod
