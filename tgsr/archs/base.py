@@ -23,15 +23,15 @@ class RestorationNetwork(nn.Module):
         scale: output size divided by input size.
         size_multiple: `compute` needs a height and width that are multiples of this. Tiles whose corners lie on
             multiples of it see the same windows as the whole image.
-        receptive_field: radius in LQ pixels: how far from its own place an output pixel looks in each direction, which
-            is the overlap that makes tiles exact; None where it has no useful bound (attention).
-        supports_gradient_checkpointing: whether `activation_checkpointing` may be switched on.
+        receptive_field: width in LQ pixels of what one output pixel sees, always odd: `2 * r + 1`, where an overlap of
+            r makes tiles exact. None where it has no useful bound (attention).
+        supports_activation_checkpointing: whether `activation_checkpointing` may be switched on.
     """
 
     scale: int = 1
     size_multiple: int = 1
     receptive_field: int | None = None
-    supports_gradient_checkpointing: bool = False
+    supports_activation_checkpointing: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch.
@@ -60,7 +60,7 @@ class RestorationNetwork(nn.Module):
 
     @activation_checkpointing.setter
     def activation_checkpointing(self, value: bool) -> None:
-        if value and not self.supports_gradient_checkpointing:
+        if value and not self.supports_activation_checkpointing:
             raise ConfigError(
                 f"{type(self).__name__} has no activation checkpointing", remedy="set activation_checkpointing: false"
             )

@@ -40,7 +40,7 @@ class MSRResNet(RestorationNetwork):
         upscale: output size divided by input size; 1 has no upsampling layers.
     """
 
-    supports_gradient_checkpointing = True
+    supports_activation_checkpointing = True
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class MSRResNet(RestorationNetwork):
         radius = 2
         for factor in self.factors:
             radius = radius_below(radius, factor) + 1
-        self.receptive_field = radius + 1 + 2 * num_block
+        self.receptive_field = 2 * (radius + 1 + 2 * num_block) + 1
 
     def compute(self, x: Tensor) -> Tensor:
         out = self.body(F.leaky_relu(self.conv_first(x), 0.1, inplace=True))

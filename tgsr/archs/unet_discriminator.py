@@ -21,7 +21,6 @@ class UNetDiscriminatorSN(nn.Module):
     """
 
     size_multiple = 8
-    supports_gradient_checkpointing = False
 
     def __init__(self, *, num_in_ch: int = 3, num_feat: int = 64, skip_connection: bool = True) -> None:
         super().__init__()
