@@ -6,11 +6,12 @@ are checked against the signature of the registered class or function.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tgsr.config.spec import Kind, Spec
+from tgsr.config.spec import FrozenDict, Kind, NonNegativeInt, OutputPath, PositiveInt, Range, Spec
 
 NetworkSpec = Annotated[Spec, Kind("tgsr.archs:ARCHS")]
 SpaceSpec = Annotated[Spec, Kind("tgsr.degradations.base:SPACES")]
@@ -21,7 +22,7 @@ DatasetSpec = Annotated[Spec, Kind("tgsr.data.datasets:DATASETS", runtime=("scal
 LossSpec = Annotated[Spec, Kind("tgsr.losses.base:LOSSES")]
 GanLossSpec = Annotated[Spec, Kind("tgsr.losses.gan:GAN_LOSSES")]
 OptimizerSpec = Annotated[Spec, Kind("tgsr.models.optimizers:OPTIMIZERS", runtime=("params",))]
-SchedulerSpec = Annotated[Spec, Kind("tgsr.models.schedulers:SCHEDULERS", runtime=("optimizer",))]
+SchedulerSpec = Annotated[Spec, Kind("tgsr.models.schedulers:SCHEDULERS")]
 MetricSpec = Annotated[Spec, Kind("tgsr.metrics.base:METRICS")]
 RunnerSpec = Annotated[Spec, Kind("tgsr.engine.runner:RUNNERS", runtime=("options", "context"))]
 
@@ -57,10 +58,10 @@ class TrainDataOptions:
     """The training set and its loader."""
 
     dataset: DatasetSpec
-    batch_size_per_gpu: int
+    batch_size_per_gpu: PositiveInt
     """Samples per rank and accumulation step."""
-    num_worker_per_gpu: int = 2
-    prefetch_factor: int = 4
+    num_worker_per_gpu: NonNegativeInt = 2
+    prefetch_factor: PositiveInt = 4
     preflight: bool = True
     """Open every image once before training (cached) and list all problems."""
     skip_bad_images: bool = False
@@ -70,7 +71,7 @@ class TrainDataOptions:
 @dataclass(frozen=True)
 class DatasetsOptions:
     train: TrainDataOptions | None = None
-    val: dict[str, DatasetSpec] = field(default_factory=dict)
+    val: dict[str, DatasetSpec] = field(default_factory=FrozenDict)
     """Validation or test sets by name."""
 
 
@@ -84,13 +85,13 @@ class PathOptions:
     param_key_d: str = "auto"
     strict_load_d: bool = True
     resume_state: Path | None = None
-    experiments_root: Path = Path("experiments")
-    results_root: Path = Path("results")
+    experiments_root: OutputPath = Path("experiments")
+    results_root: OutputPath = Path("results")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    total_iter: int
+    total_iter: PositiveInt
     optim_g: OptimizerSpec
     losses: dict[str, LossSpec]
     """Generator losses by name; their sum is minimised."""
@@ -100,13 +101,13 @@ class TrainOptions:
     scheduler: SchedulerSpec | None = None
     warmup_iter: int = -1
     """Iterations of linear warm-up from 0; -1: none."""
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Range(0, 1)] = 0.0
     """0: no EMA."""
-    accumulation_steps: int = 1
-    clip_grad_norm: float | None = None
-    net_d_iters: int = 1
+    accumulation_steps: PositiveInt = 1
+    clip_grad_norm: Annotated[float, Range(0)] | None = None
+    net_d_iters: PositiveInt = 1
     """Update the generator every this many iterations."""
-    net_d_init_iters: int = 0
+    net_d_init_iters: NonNegativeInt = 0
     """Iterations at the start in which only the discriminator learns."""
     on_nan: Literal["stop", "skip"] = "stop"
     """A NaN or infinite loss or gradient: stop, or skip the step, ten in a row at most."""
@@ -117,13 +118,13 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class ValOptions:
-    val_freq: int | None = None
+    val_freq: PositiveInt | None = None
     """None: after the last iteration only."""
     save_img: bool = False
-    metrics: dict[str, MetricSpec] = field(default_factory=dict)
-    tile: int | None = None
+    metrics: dict[str, MetricSpec] = field(default_factory=FrozenDict)
+    tile: PositiveInt | None = None
     """Tile edge in LQ pixels; None: tiles only above `max_pixels`."""
-    max_pixels: int = 1_500_000
+    max_pixels: PositiveInt = 1_500_000
     """LQ images with more pixels than this are tiled."""
     val_tasks: str | None = None
     """Name of the validation set whose images are degraded by every task of the run, for task feedback."""
@@ -137,11 +138,11 @@ class WandbOptions:
 
 @dataclass(frozen=True)
 class LoggerOptions:
-    print_freq: int = 100
-    save_checkpoint_freq: int = 5000
-    keep_last: int | None = None
+    print_freq: PositiveInt = 100
+    save_checkpoPositiveInt_freq: PositiveInt = 5000
+    keep_last: PositiveInt | None = None
     """Checkpoints to keep; None: all."""
-    best: dict[str, str] = field(default_factory=dict)
+    best: dict[str, str] = field(default_factory=FrozenDict)
     """Also keep the best weights by `{validation set: metric}`, as `net_g_best_<metric>.pth`."""
     use_tb_logger: bool = True
     wandb: WandbOptions | None = None
@@ -152,13 +153,13 @@ class Options:
     """One option file."""
 
     name: str
-    scale: int
+    scale: PositiveInt
     run: RunnerSpec | None = None
     """Which stage this file describes; None: plain training."""
     model: Literal["PixelModel", "AdversarialModel"] = "PixelModel"
-    manual_seed: int = 0
+    manual_seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int | None = None
+    num_threads: PositiveInt | None = None
     """CPU threads of each rank; None: torch's choice divided by the ranks of the machine."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of forward and backward; weights and optimiser stay fp32. auto: bf16 where the device is fast at it."""
@@ -176,3 +177,7 @@ class Options:
     train: TrainOptions | None = None
     val: ValOptions = field(default_factory=ValOptions)
     logger: LoggerOptions = field(default_factory=LoggerOptions)
+    places: Mapping[str, str] = field(
+        default_factory=FrozenDict, compare=False, repr=False, metadata={"internal": True}
+    )
+    """Where each key was written (`train.lr` -> `file:line`), for messages; not an option."""
