@@ -139,7 +139,7 @@ class WandbOptions:
 @dataclass(frozen=True)
 class LoggerOptions:
     print_freq: PositiveInt = 100
-    save_checkpoPositiveInt_freq: PositiveInt = 5000
+    save_checkpoint_freq: PositiveInt = 5000
     keep_last: PositiveInt | None = None
     """Checkpoints to keep; None: all."""
     best: dict[str, str] = field(default_factory=FrozenDict)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 from tgsr.utils.registry import Registry
 
@@ -28,6 +29,46 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Limits of a number in an annotation: `Annotated[int, Range(1)]`."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def admits(self, value: float) -> bool:
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        limits = ((">=", self.low), ("<=", self.high))
+        return " and ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)
+
+
+class Output:
+    """Marks a path that a component writes, so that `--check` does not ask whether it exists."""
+
+
+OutputPath = Annotated[Path, Output()]
+PositiveInt = Annotated[int, Range(1)]
+NonNegativeInt = Annotated[int, Range(0)]
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that refuses changes: options stay as they were checked."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("options are frozen; copy them with dataclasses.replace or dict(...)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
+    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (FrozenDict, (dict(self),))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        raise TypeError("unhashable type: 'FrozenDict'")
+
+
+@dataclass(frozen=True)
 class Spec:
     """`{type: NAME, **kwargs}` of an option file after checking.
 
@@ -41,11 +82,29 @@ class Spec:
     kind: Kind
     type: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    place: str = ""
+    place: str = field(default="", compare=False)
 
     def build(self, *args: Any, **runtime: Any) -> Any:
         """The component, from the options' arguments and those of the program."""
-        return self.kind.table().get(self.type)(*args, **{**runtime, **self.kwargs})
+        return self.kind.table().get(self.type)(*args, **{**runtime, **thaw(self.kwargs)})
 
     def to_json(self) -> dict[str, Any]:
         return {"type": self.type, **self.kwargs}
+
+
+def freeze(value: Any) -> Any:
+    """Dicts become FrozenDicts, at every depth of dicts, lists and tuples."""
+    if isinstance(value, Mapping):
+        return FrozenDict({k: freeze(v) for k, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        return type(value)(freeze(v) for v in value)
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """A copy with ordinary dicts and lists, which a component may keep and change."""
+    if isinstance(value, Mapping):
+        return {k: thaw(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(thaw(v) for v in value)
+    return value

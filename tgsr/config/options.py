@@ -1,0 +1,257 @@
+"""`load_options(file, overrides) -> Options`: the whole way of an option file, and what can be done with the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tgsr.config.bind import INTERNAL, bind, is_output, join_problems, section_parameters, signature_of
+from tgsr.config.compat import translate
+from tgsr.config.overrides import apply_overrides
+from tgsr.config.schema import Options
+from tgsr.config.spec import FrozenDict, Spec
+from tgsr.config.yaml_loader import COMMAND_LINE, PlacedDict, interpolate, load_yaml
+from tgsr.utils.errors import ConfigError
+from tgsr.utils.files import write_atomic
+from tgsr.utils.registry import did_you_mean
+
+_NO_EFFECT = (
+    ("logger",),
+    ("num_threads",),
+    ("path", "experiments_root"),
+    ("path", "results_root"),
+    ("path", "resume_state"),
+    ("datasets", "train", "num_worker_per_gpu"),
+    ("datasets", "train", "prefetch_factor"),
+    ("datasets", "train", "preflight"),
+)
+"""Options that change no weight and no number, left out of the hash."""
+
+
+def load_options(
+    path: Path | str, overrides: Iterable[str] = (), *, debug: bool = False, notes: list[str] | None = None
+) -> Options:
+    """Read, merge, translate, check and freeze an option file.
+
+    Args:
+        path: the option file.
+        overrides: `key:sub=value` of the command line, laid over the file in order.
+        debug: validate and save every 8 iterations, log each one, and write no TensorBoard or W&B.
+        notes: receives one line for every legacy key that was understood but has no effect here.
+
+    Raises:
+        ConfigError: all problems that can be seen without touching data or a device.
+    """
+    data = load_yaml(path)
+    apply_overrides(data, overrides)
+    interpolate(data)
+    translation_notes = translate(data)
+    if notes is not None:
+        notes.extend(translation_notes)
+    _import_modules(data)
+    places: dict[str, str] = {}
+    options = bind(data, Options, places=places)
+    options = replace(options, places=FrozenDict(places))
+    problems = cross_check(options)
+    if problems:
+        raise join_problems(problems)
+    return _debug(options) if debug else options
+
+
+def place_of(options: Options, key: str) -> str:
+    """`file:line: key` of a dotted key, or of the nearest section above it, for messages."""
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        place = options.places.get(".".join(parts[:length]))
+        if place is not None:
+            return f"{place}: {key}"
+    return key
+
+
+def cross_check(options: Options) -> list[ConfigError]:
+    """What no single value shows: sections that need each other, names that refer to others."""
+    problems: list[ConfigError] = []
+
+    def complain(key: str, problem: str, remedy: str = "") -> None:
+        problems.append(ConfigError(problem, place=place_of(options, key), remedy=remedy))
+
+    train = options.train
+    if options.model == "AdversarialModel" and train is not None:
+        for key, value in (
+            ("network_d", options.network_d),
+            ("train.optim_d", train.optim_d),
+            ("train.gan", train.gan),
+        ):
+            if value is None:
+                complain("model", f"AdversarialModel needs '{key}'", "add it, or use PixelModel")
+    if options.model == "PixelModel" and train is not None and train.gan is not None:
+        complain("train.gan", "PixelModel has no adversarial loss", "set model: AdversarialModel")
+    if train is not None and not train.losses and train.gan is None:
+        complain("train.losses", "there is no loss to minimise", "add one, for example pixel: {type: L1Loss}")
+    if train is not None and options.run is None:
+        for key, value in (("network_g", options.network_g), ("datasets.train", options.datasets.train)):
+            if value is None:
+                complain("train", f"training needs '{key}'")
+    _check_validation(options, complain)
+    return problems
+
+
+def _check_validation(options: Options, complain: Any) -> None:
+    names = sorted(options.datasets.val)
+    wanted = options.val.val_tasks
+    if wanted is not None and wanted not in names:
+        complain("val.val_tasks", f"there is no validation set '{wanted}'", did_you_mean(wanted, names))
+    for dataset, metric in options.logger.best.items():
+        if dataset not in names:
+            complain(f"logger.best.{dataset}", f"there is no validation set '{dataset}'", did_you_mean(dataset, names))
+        elif metric not in options.val.metrics:
+            complain(
+                f"logger.best.{dataset}",
+                f"there is no metric '{metric}'",
+                did_you_mean(metric, options.val.metrics),
+            )
+
+
+def _debug(options: Options) -> Options:
+    val, logger = options.val, options.logger
+    return replace(
+        options,
+        val=replace(val, val_freq=8 if val.val_freq else None),
+        logger=replace(logger, print_freq=1, save_checkpoint_freq=8, use_tb_logger=False, wandb=None),
+    )
+
+
+def _import_modules(data: PlacedDict) -> None:
+    """Import the user's own modules, so that what they register can be named; wrong types are left to the binder."""
+    entries = data.get("import_modules")
+    place = data.place_of("import_modules")
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, str):
+            continue
+        where = f"{place}: import_modules"
+        try:
+            if entry.endswith(".py"):
+                root = Path() if place.startswith(COMMAND_LINE) else Path(place.rsplit(":", 1)[0]).parent
+                import_file(root / entry)
+            else:
+                importlib.import_module(entry)
+        except ModuleNotFoundError as error:
+            own = error.name is not None and (entry == error.name or entry.startswith(f"{error.name}."))
+            problem = f"there is no module '{entry}'" if own else f"'{entry}' needs an absent module '{error.name}'"
+            raise ConfigError(problem, place=where, remedy="install it, or set PYTHONPATH") from None
+        except FileNotFoundError as error:
+            raise ConfigError(f"there is no file '{error.filename}'", place=where) from None
+        except Exception as error:
+            raise ConfigError(f"'{entry}' cannot be imported: {type(error).__name__}: {error}", place=where) from error
+
+
+def import_file(path: Path) -> None:
+    """Import a Python file once, under a name that its full path fixes."""
+    path = path.resolve()
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    name = f"tgsr_user_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def to_plain(value: Any) -> Any:
+    """Options (or a part of them) as dicts, lists and scalars for YAML and JSON; read again, they are equal."""
+    if isinstance(value, Spec):
+        return {"type": value.type, **{k: to_plain(v) for k, v in value.kwargs.items()}}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if not f.metadata.get(INTERNAL)
+        }
+    if isinstance(value, Mapping):
+        return {k: to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def options_hash(options: Options) -> str:
+    """12 hex digits that depend on every option that can change a weight or a number."""
+    plain = to_plain(options)
+    for *sections, key in _NO_EFFECT:
+        part = plain
+        for section in sections:
+            part = part.get(section) or {}
+        part.pop(key, None)
+    text = json.dumps(plain, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def write_options(options: Options, path: Path | str) -> None:
+    """Write the options as run, defaults included, as an option file."""
+    text = yaml.safe_dump(to_plain(options), sort_keys=False, allow_unicode=True, width=120)
+    write_atomic(path, lambda f: f.write(text.encode()))
+
+
+def diff_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for every difference of two plain options, as `train.total_iter: 1000 -> 2000`."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    lines = []
+    for key in dict.fromkeys((*before, *after)):
+        if before.get(key, ...) != after.get(key, ...):
+            shown = [json.dumps(side[key]) if key in side else "absent" for side in (before, after)]
+            lines.append(f"{key}: {shown[0]} -> {shown[1]}")
+    return lines
+
+
+def _leaves(data: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(data, Mapping) and data:
+        return [leaf for k, v in data.items() for leaf in _leaves(v, f"{path}.{k}" if path else str(k))]
+    return [(path, data)]
+
+
+def missing_files(options: Options) -> list[ConfigError]:
+    """Files and folders that the options name and that are not there; outputs of the run itself are left out.
+
+    For `--check` and for the start of a stage; not part of `load_options`, since a chain of stages may make them.
+    """
+    return [
+        ConfigError("no such file or folder", place=f"{place_of(options, key)} = {path}", remedy="correct the path")
+        for key, path in _input_paths(options, "")
+        if not path.exists()
+    ]
+
+
+def _input_paths(value: Any, key: str) -> list[tuple[str, Path]]:
+    def join(name: object) -> str:
+        return f"{key}.{name}" if key else str(name)
+
+    children: Sequence[tuple[str, Any]] = ()
+    if isinstance(value, Path):
+        return [(key, value)]
+    if isinstance(value, Spec):
+        known = signature_of(value.kind.table().get(value.type)).parameters
+        children = [(k, v) for k, v in value.kwargs.items() if k not in known or not is_output(known[k].annotation)]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        known = section_parameters(type(value))
+        children = [(k, getattr(value, k)) for k, p in known.items() if not is_output(p.annotation)]
+    elif isinstance(value, Mapping):
+        children = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        return [found for i, item in enumerate(value) for found in _input_paths(item, f"{key}[{i}]")]
+    return [found for name, child in children for found in _input_paths(child, join(name))]
