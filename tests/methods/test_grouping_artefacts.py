@@ -7,14 +7,13 @@ import pytest
 
 from tests.methods.grouping_toys import toy_space, toy_tasks
 from tgsr.methods.task_grouping.artefacts import (
-    IndicatorLog,
-    IndicatorRecord,
     SweepHeader,
+    TaskLog,
     difference,
+    json_digest,
     load_groups,
     load_indicators,
     load_tasks,
-    options_hash,
     task_set_digest,
     write_groups,
 )
@@ -31,16 +30,16 @@ def tasks():
 
 def header(tasks, seed=1, iters=20):
     protocol = {"iters": iters}
-    return SweepHeader(seed=seed, options=options_hash(protocol), tasks=task_set_digest(tasks), protocol=protocol)
+    return SweepHeader("tgsr.indicators", seed=seed, tasks=task_set_digest(tasks), protocol=protocol)
 
 
 def record(task, z):
-    return IndicatorRecord(task.name, task.id, z, 0.01, {"5": z}, "ok", 5, 0.1)
+    return {"task": task.name, "id": task.id, "z": z, "se": 0.01, "status": "diverged" if z is None else "ok"}
 
 
-def test_options_hash_ignores_order_but_not_values():
-    assert options_hash({"a": 1, "b": [1, 2]}) == options_hash({"b": (1, 2), "a": 1})
-    assert options_hash({"a": 1}) != options_hash({"a": 2})
+def test_digest_ignores_order_but_not_values():
+    assert json_digest({"a": 1, "b": [1, 2]}) == json_digest({"b": (1, 2), "a": 1})
+    assert json_digest({"a": 1}) != json_digest({"a": 2})
 
 
 def test_tasks_of_another_space_or_version_are_refused(tasks, tmp_path):
@@ -60,22 +59,23 @@ def test_difference_names_the_deepest_place():
 
 
 def test_a_sweep_survives_a_kill_and_merges_in_task_order(tasks, tmp_path):
-    log = IndicatorLog(tmp_path, header(tasks))
+    log = TaskLog(tmp_path, header(tasks))
     log.open(0)
     log.open(1)
     log.append(0, record(tasks[2], 0.9))
     log.append(1, record(tasks[1], 0.8))
     with open(log.part(0), "a") as file:
         file.write('{"task": "cut')
-    again = IndicatorLog(tmp_path, header(tasks))
+    again = TaskLog(tmp_path, header(tasks))
     assert sorted(again.read()) == [tasks[1].name, tasks[2].name]
     again.open(0)
     again.append(0, record(tasks[0], 0.7))
     with pytest.raises(DataError, match="1 tasks of the sweep are missing"):
-        again.merge(tasks)
-    again.append(0, IndicatorRecord(tasks[3].name, tasks[3].id, None, None, {}, "diverged", 20, 0.1))
-    merged = load_indicators(again.merge(tasks), tasks=tasks)
-    assert list(merged.z) == tasks.names
+        again.merge(tasks.names)
+    again.append(0, record(tasks[3], None))
+    merged = load_indicators(again.merge(tasks.names, result={"iters": 5}), tasks=tasks)
+    assert list(merged.values("z")) == tasks.names
+    assert merged.header["result"] == {"iters": 5}
     assert merged.column("z")[:3] == pytest.approx([0.7, 0.8, 0.9])
     assert np.isnan(merged.column("z")[3])
     assert [p.name for p in tmp_path.iterdir()] == ["indicators.jsonl"]
@@ -83,25 +83,25 @@ def test_a_sweep_survives_a_kill_and_merges_in_task_order(tasks, tmp_path):
 
 
 def test_another_sweep_in_the_same_folder_is_refused(tasks, tmp_path):
-    log = IndicatorLog(tmp_path, header(tasks))
+    log = TaskLog(tmp_path, header(tasks))
     log.open(0)
     with pytest.raises(DataError, match="iters: 20 there, 10 here"):
-        IndicatorLog(tmp_path, header(tasks, iters=10)).read()
+        TaskLog(tmp_path, header(tasks, iters=10)).read()
     with pytest.raises(DataError, match="seed differ"):
-        IndicatorLog(tmp_path, header(tasks, seed=2)).open(0)
+        TaskLog(tmp_path, header(tasks, seed=2)).open(0)
     with pytest.raises(DataError, match="tasks differ"):
-        IndicatorLog(tmp_path, header(toy_tasks(5))).read()
+        TaskLog(tmp_path, header(toy_tasks(5))).read()
 
 
 def test_indicators_of_other_tasks_and_missing_files(tasks, tmp_path):
-    log = IndicatorLog(tmp_path, header(tasks))
+    log = TaskLog(tmp_path, header(tasks))
     log.open(0)
     for task in tasks:
         log.append(0, record(task, 0.9))
-    path = log.merge(tasks)
+    path = log.merge(tasks.names)
     with pytest.raises(DataError, match="another tasks.json"):
         load_indicators(path, tasks=toy_tasks(3))
-    with pytest.raises(DataError, match="run the indicator sweep first"):
+    with pytest.raises(DataError, match="finish"):
         load_indicators(tmp_path / "none.jsonl")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,15 @@ import numpy as np
 
 from tgsr.degradations.base import Space
 from tgsr.methods.task_grouping.grouping import Grouping, Round
+from tgsr.tasks.sets import WHOLE_SPACE
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
 
-WHOLE_SPACE = "whole_space"
-"""Name of the task that stands for the whole degradation space: group 0."""
-
 VERSION = 1
 
 
-def options_hash(data: Any) -> str:
+def json_digest(data: Any) -> str:
     """12 hex digits of a JSON-like value."""
     canonical = to_json(_sorted(data))
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
@@ -38,7 +36,7 @@ def _sorted(data: Any) -> Any:
 
 def task_set_digest(tasks: TaskSet) -> str:
     """12 hex digits that depend on the names and parameters of all tasks."""
-    return options_hash([[t.name, t.id] for t in tasks])
+    return json_digest([[t.name, t.id] for t in tasks])
 
 
 def load_tasks(path: Path | str, *, space: Space | None = None) -> TaskSet:
@@ -77,51 +75,37 @@ def _short(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class IndicatorRecord:
-    """One task's line of `indicators.jsonl`.
-
-    Attributes:
-        task, id: name and parameter hash.
-        z, se: average indicator and its standard error; None when the network diverged on the task.
-        curve: probed iteration (as text) -> z there.
-        status: `ok` or `diverged`.
-        iters: iterations that `z` is for.
-        seconds: wall time of this task.
-    """
-
-    task: str
-    id: str
-    z: float | None
-    se: float | None
-    curve: dict[str, float | None] = field(default_factory=dict)
-    status: str = "ok"
-    iters: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class SweepHeader:
-    """First line of `indicators.jsonl` and of each rank's part of it.
+    """First line of a sweep's `.jsonl` and of each writer's part of it.
 
     Attributes:
-        seed, options: of the sweep; `options` is the hash of all that its numbers depend on.
+        schema: `tgsr.indicators` or `tgsr.gains`.
+        seed: of the sweep.
         tasks: digest of the task set.
-        protocol: how z was measured, in words and numbers.
+        protocol: all that its numbers depend on, in words and numbers.
+        result: what was decided from the numbers (merged file only), e.g. the iterations after which z was taken.
     """
 
+    schema: str
     seed: int
-    options: str
     tasks: str
     protocol: dict[str, Any]
-    schema: str = "tgsr.indicators"
+    result: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
+
+    @property
+    def options(self) -> str:
+        """Hash of the protocol."""
+        return json_digest(self.protocol)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "options": self.options}
 
     def check_same(self, found: Mapping[str, Any], place: Path | str) -> None:
         """DataError unless `found` is the header of the same sweep."""
         check_schema(found, self.schema, place)
-        mine = asdict(self)
         for key in ("tasks", "seed", "options"):
-            if found.get(key) != mine[key]:
+            if found.get(key) != getattr(self, key):
                 what = difference(found.get("protocol"), self.protocol) if key == "options" else f"{key} differ"
                 raise DataError(
                     f"belongs to another sweep ({what})",
@@ -141,32 +125,37 @@ def check_schema(data: Any, schema: str, place: Path | str) -> None:
         )
 
 
-class IndicatorLog:
-    """The growing record of a sweep: one file per writer, read together, merged at the end.
+Record = dict[str, Any]
+"""One task's line: `task` (name), `id`, `status` (`ok` or `diverged`), `seconds`, and what the sweep measured."""
+
+
+class TaskLog:
+    """The growing record of a sweep over tasks: one file per writer, read together, merged at the end.
 
     Args:
-        folder: of the sweep; writer k appends to `indicators.<k>.jsonl`, the merged file is `indicators.jsonl`.
-        header: of this sweep; files of another sweep are refused.
+        folder: of the sweep; writer k appends to `<stem>.<k>.jsonl`, the merged file is `<stem>.jsonl`.
+        header: of this sweep; files of another sweep are refused. Its schema gives the stem.
     """
 
     def __init__(self, folder: Path, header: SweepHeader) -> None:
         self.folder, self.header = folder, header
+        self.stem = header.schema.removeprefix("tgsr.")
 
     @property
     def merged(self) -> Path:
-        return self.folder / "indicators.jsonl"
+        return self.folder / f"{self.stem}.jsonl"
 
     def part(self, writer: int) -> Path:
-        return self.folder / f"indicators.{writer}.jsonl"
+        return self.folder / f"{self.stem}.{writer}.jsonl"
 
-    def read(self) -> dict[str, IndicatorRecord]:
+    def read(self) -> dict[str, Record]:
         """All finished tasks, by name, from the merged file and every part."""
-        done: dict[str, IndicatorRecord] = {}
-        for path in [self.merged, *sorted(self.folder.glob("indicators.*.jsonl"))]:
+        done: dict[str, Record] = {}
+        for path in [self.merged, *sorted(self.folder.glob(f"{self.stem}.*.jsonl"))]:
             lines = list(read_jsonl(path))
             if lines:
                 self.header.check_same(lines[0], path)
-                done.update({r["task"]: IndicatorRecord(**r) for r in lines[1:]})
+                done.update({r["task"]: r for r in lines[1:]})
         return done
 
     def open(self, writer: int) -> None:
@@ -175,22 +164,34 @@ class IndicatorLog:
         lines = list(read_jsonl(path))
         if lines:
             self.header.check_same(lines[0], path)
-        lines[:1] = [asdict(self.header)]
+        lines[:1] = [self.header.to_json()]
         _write_lines(path, lines)
 
-    def append(self, writer: int, record: IndicatorRecord) -> None:
+    def append(self, writer: int, record: Record) -> None:
         """Write one finished task at once."""
-        append_jsonl(self.part(writer), asdict(record))
+        append_jsonl(self.part(writer), record)
 
-    def merge(self, tasks: TaskSet) -> Path:
-        """Write `indicators.jsonl` with one line per task in the order of `tasks`, then remove the parts."""
+    def merge(
+        self,
+        names: Sequence[str],
+        *,
+        finish: Callable[[Record], Record] = dict,
+        result: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the merged file with one line per name, in that order, then remove the parts.
+
+        Args:
+            finish: turns each record into its final form; must accept final ones.
+            result: for the header.
+        """
         done = self.read()
-        missing = [name for name in tasks.names if name not in done]
+        missing = [name for name in names if name not in done]
         if missing:
             problem = f"{len(missing)} tasks of the sweep are missing, first '{missing[0]}'"
-            raise DataError(problem, place=str(self.folder))
-        _write_lines(self.merged, [asdict(self.header), *(asdict(done[name]) for name in tasks.names)])
-        for path in self.folder.glob("indicators.*.jsonl"):
+            raise DataError(problem, place=str(self.folder), remedy="start it again to go on")
+        header = {**self.header.to_json(), "result": dict(result or {})}
+        _write_lines(self.merged, [header, *(finish(done[name]) for name in names)])
+        for path in self.folder.glob(f"{self.stem}.*.jsonl"):
             path.unlink()
         return self.merged
 
@@ -201,8 +202,8 @@ def _write_lines(path: Path, lines: Iterable[Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Indicators:
-    """A finished sweep, in task order.
+class SweepResult:
+    """A finished sweep, in its own order.
 
     Attributes:
         header: the first line.
@@ -210,31 +211,44 @@ class Indicators:
     """
 
     header: Mapping[str, Any]
-    records: Sequence[IndicatorRecord]
+    records: Sequence[Record]
 
     @property
-    def z(self) -> dict[str, float]:
-        """Task -> z; NaN where it diverged."""
-        return {r.task: float("nan") if r.z is None else r.z for r in self.records}
+    def names(self) -> list[str]:
+        return [r["task"] for r in self.records]
 
     def column(self, name: str) -> np.ndarray:
-        """`z` or `se` of all tasks as an array, NaN where it diverged."""
-        return np.array([np.nan if getattr(r, name) is None else getattr(r, name) for r in self.records])
+        """One measured number of all tasks, NaN where there is none (diverged)."""
+        return np.array([_number(r.get(name)) for r in self.records], dtype=np.float64)
+
+    def values(self, name: str) -> dict[str, float]:
+        """Task -> one measured number, NaN where there is none."""
+        return dict(zip(self.names, self.column(name).tolist(), strict=True))
 
 
-def load_indicators(path: Path | str, *, tasks: TaskSet | None = None) -> Indicators:
-    """Read a merged `indicators.jsonl`.
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def load_sweep(path: Path | str, schema: str, *, tasks: TaskSet | None = None) -> SweepResult:
+    """Read a merged sweep.
 
     Args:
+        schema: `tgsr.indicators` or `tgsr.gains`.
         tasks: the set it must belong to; DataError otherwise.
     """
     if not Path(path).exists():
-        raise DataError("no such file", place=str(path), remedy="run the indicator sweep first")
+        raise DataError("no such file", place=str(path), remedy="run (or finish) the sweep that makes it first")
     lines = list(read_jsonl(path))
-    check_schema(lines[0] if lines else None, "tgsr.indicators", path)
+    check_schema(lines[0] if lines else None, schema, path)
     if tasks is not None and lines[0]["tasks"] != task_set_digest(tasks):
-        raise DataError("these indicators belong to another tasks.json", place=str(path), remedy="run the sweep again")
-    return Indicators(lines[0], [IndicatorRecord(**r) for r in lines[1:]])
+        raise DataError("was measured on another tasks.json", place=str(path), remedy="run the sweep again")
+    return SweepResult(lines[0], lines[1:])
+
+
+def load_indicators(path: Path | str, *, tasks: TaskSet | None = None) -> SweepResult:
+    """Read `indicators.jsonl`; its records have `z`, `se` and `estimates`."""
+    return load_sweep(path, "tgsr.indicators", tasks=tasks)
 
 
 def write_groups(

@@ -9,7 +9,7 @@ from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.rng import generator
 
 Score = Callable[[int, Sequence[str]], Mapping[str, float]]
-"""`score(round, remaining)`: fine-tune the pre-trained network on the remaining tasks together, return each one's PIS."""
+"""`score(round, remaining)`: fine-tune the pre-trained network on the remaining tasks, return each one's PIS."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Which tasks are unsatisfactory: the second step of Algorithm 1.
 
 The paper contradicts itself. After equation 3, and in the caption of Fig. 6, a high z means that a task is solved;
-Algorithm 1 and section 5.1 select tasks with high values. As z = loss after / loss before, a task with much left to gain has a
-*low* z, so `low` is the default direction; `high` is Algorithm 1 to the letter.
+Algorithm 1 and section 5.1 select tasks with high values. As z = loss after / loss before, a task with much left to
+gain has a *low* z, so `low` is the default direction; `high` is Algorithm 1 to the letter.
 """
 
 from __future__ import annotations
