@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 REQUIREMENTS = [r for r in (ROOT / "requirements.txt").read_text().splitlines() if r and not r.startswith("#")]
 EXTRAS = {
-    "basicsr": ['basicsr>=1.4.2; python_version < "3.13"'],
     "lmdb": ["lmdb"],
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "wandb": ["wandb"],

@@ -25,7 +25,7 @@ EXIT_USER_ERROR = 2
 def _option_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:SUB=VALUE", help="override options")
-    parser.add_argument("--launcher", choices=["auto", "none", "pytorch", "slurm"], default="auto", help="default: auto")
+    parser.add_argument("--launcher", choices=["auto", "none", "pytorch", "slurm"], default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="accepted and ignored")
     parser.add_argument("--debug", action="store_true", help="validate, save and print after few iterations")
     parser.add_argument("--check", action="store_true", help="check options, data, memory and gradients; train nothing")

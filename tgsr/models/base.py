@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tgsr.data.batch import Batch
 from tgsr.models.ema import EMA
 from tgsr.models.precision import Precision
+from tgsr.models.schedulers import warmup_factor
 from tgsr.tasks.weighting import LossWeighting
 from tgsr.utils.rng import seed63
 
@@ -91,9 +92,7 @@ class Trained:
 
     def set_lr(self, iteration: int, warmup_iter: int) -> float:
         """The learning rate of `iteration` (counted from 0); a function of the iteration alone."""
-        lr = self.lr_at(iteration, self.base_lr)
-        if iteration + 1 < warmup_iter:
-            lr = self.base_lr * (iteration + 1) / warmup_iter
+        lr = self.lr_at(iteration, self.base_lr) * warmup_factor(iteration, warmup_iter)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr

@@ -1,0 +1,249 @@
+"""The loop, judged by what it leaves behind: weights, states, log lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.toy import toy_options, write_options
+from tgsr.config.options import load_options
+from tgsr.engine.context import Context
+from tgsr.engine.trainer import Trainer
+from tgsr.tasks.samplers import TASK_SAMPLERS, Feedback, TaskSampler, UniformTaskSampler
+from tgsr.utils.errors import UserError
+
+
+def run(root: Path, *, auto_resume: bool = False, **sections) -> Trainer:
+    options = load_options(write_options(root, toy_options(root, **sections)))
+    context = Context.create(device="cpu", auto_resume=auto_resume)
+    trainer = Trainer(options, context)
+    trainer.run()
+    return trainer
+
+
+def weights(root: Path, iteration: int | str = "latest", name: str = "toy") -> dict[str, torch.Tensor]:
+    content = torch.load(root / "experiments" / name / "models" / f"net_g_{iteration}.pth", weights_only=True)
+    return {f"{k}.{n}": v for k, group in content.items() for n, v in group.items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different, f"{len(different)} of {len(a)} tensors differ, first {different[0]}"
+
+
+def events(root: Path, kind: str, name: str = "toy") -> list[dict]:
+    lines = (root / "experiments" / name / "log.jsonl").read_text().splitlines()
+    return [e for e in map(json.loads, lines) if e["event"] == kind]
+
+
+def test_artefacts(tmp_path):
+    run(tmp_path, val={"metrics": {"psnr": {"type": "PSNR", "crop_border": 4}}, "val_freq": 3})
+    folder = tmp_path / "experiments" / "toy"
+    assert sorted(p.name for p in (folder / "models").iterdir()) == [
+        "net_g_2.pth", "net_g_4.pth", "net_g_6.pth", "net_g_latest.pth",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (folder / "training_states").iterdir()) == ["2.state", "4.state", "6.state"]
+    assert [e["iter"] for e in events(tmp_path, "train")] == [1, 2, 3, 4, 5, 6]
+    assert [e["iter"] for e in events(tmp_path, "val")] == [3, 6]
+    assert events(tmp_path, "train")[0]["tasks"]["whole_space"]["count"] == 4
+    assert (folder / "toy.yml").exists()
+    content = torch.load(folder / "models" / "net_g_latest.pth", weights_only=True)
+    assert set(content) == {"params", "params_ema"}
+
+
+def test_it_learns(tmp_path):
+    run(
+        tmp_path,
+        train={
+            "total_iter": 60,
+            "optim_g": {"type": "Adam", "lr": 0.01},
+            "losses": {"pixel": {"type": "L1Loss"}},
+        },
+    )
+    losses = [e["losses"]["pixel"] for e in events(tmp_path, "train")]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_resume_is_bitwise(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    run(a)
+    run(b, train={**toy_options(b)["train"], "total_iter": 3}, logger={"save_checkpoint_freq": 3, "print_freq": 1,
+        "use_tb_logger": False})  # fmt: skip
+    resumed = run(b, auto_resume=True)
+    assert resumed.iteration == 6
+    assert_same(weights(a), weights(b))
+    assert [e["iter"] for e in events(b, "train")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_number_of_workers_changes_nothing(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    run(a)
+    train = toy_options(b)["datasets"]["train"]
+    run(b, datasets={"train": {**train, "num_worker_per_gpu": 2}})
+    assert_same(weights(a), weights(b))
+
+
+def test_accumulation_equals_one_large_batch(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    one = toy_options(a)["datasets"]["train"]
+    run(a, datasets={"train": {**one, "batch_size_per_gpu": 4}})
+    two = toy_options(b)["datasets"]["train"]
+    options = toy_options(b)["train"]
+    run(b, datasets={"train": {**two, "batch_size_per_gpu": 2}}, train={**options, "accumulation_steps": 2})
+    first, second = weights(a), weights(b)
+    assert all(torch.allclose(first[k], second[k], atol=2e-5) for k in first)
+
+
+def test_existing_experiment_is_moved_aside(tmp_path):
+    run(tmp_path)
+    before = weights(tmp_path)
+    run(tmp_path, manual_seed=1)
+    archived = list((tmp_path / "experiments").glob("toy_archived_*"))
+    assert len(archived) == 1
+    old = torch.load(archived[0] / "models" / "net_g_latest.pth", weights_only=True)["params"]
+    assert all(torch.equal(old[k], before[f"params.{k}"]) for k in old)
+
+
+def test_damaged_newest_state_falls_back(tmp_path, caplog):
+    run(tmp_path)
+    expected = weights(tmp_path)
+    states = tmp_path / "experiments" / "toy" / "training_states"
+    (states / "6.state").write_bytes((states / "6.state").read_bytes()[:1000])
+    (tmp_path / "experiments" / "toy" / "models" / "net_g_6.pth").unlink()
+    with caplog.at_level("WARNING", logger="tgsr"):
+        trainer = run(tmp_path, auto_resume=True)
+    assert "6.state: damaged" in caplog.text
+    assert trainer.iteration == 6
+    assert_same(weights(tmp_path), expected)
+
+
+def test_keep_last(tmp_path):
+    run(tmp_path, logger={"keep_last": 1, "save_checkpoint_freq": 2, "print_freq": 10, "use_tb_logger": False})
+    folder = tmp_path / "experiments" / "toy"
+    assert [p.name for p in (folder / "training_states").iterdir()] == ["6.state"]
+    assert sorted(p.name for p in (folder / "models").iterdir()) == ["net_g_6.pth", "net_g_latest.pth"]
+
+
+def test_best_by_metric(tmp_path):
+    run(
+        tmp_path,
+        val={"metrics": {"psnr": {"type": "PSNR", "crop_border": 4}}, "val_freq": 1},
+        logger={"best": {"toy": "psnr"}, "save_checkpoint_freq": 1, "print_freq": 10, "use_tb_logger": False},
+    )
+    values = {e["iter"]: e["metrics"]["psnr"] for e in events(tmp_path, "val")}
+    best = max(values, key=values.get)
+    assert_same(weights(tmp_path, "best_psnr"), weights(tmp_path, best))
+
+
+@TASK_SAMPLERS.register()
+class HardestTaskSampler(UniformTaskSampler):
+    """Test sampler: after each interval only the task with the largest loss is drawn."""
+
+    interval = 2
+
+    def __init__(self, tasks, *, seed: int) -> None:
+        super().__init__(tasks, seed=seed)
+        self.seen: list[Feedback] = []
+
+    def update(self, feedback: Feedback) -> None:
+        self.seen.append(feedback)
+        worst = max(feedback.losses, key=feedback.losses.get)
+        self._weights = (torch.arange(len(self.tasks)) == self.tasks.index(worst)).double().numpy()
+
+    def state_dict(self):
+        return {"weights": torch.tensor(self._weights)}
+
+    def load_state_dict(self, state) -> None:
+        self._weights = state["weights"].numpy()
+
+
+POINTS = {"set": {"type": "Points", "num_tasks": 3, "seed": 5}, "sampler": {"type": "HardestTaskSampler"}}
+
+
+def test_feedback_changes_the_next_interval_only(tmp_path):
+    train = toy_options(tmp_path)["datasets"]["train"]
+    for workers in (0, 2):
+        root = tmp_path / str(workers)
+        trainer = run(root, tasks=POINTS, datasets={"train": {**train, "num_worker_per_gpu": workers,
+            "dataset": {**train["dataset"], "dataroot_gt": str(root / "gt")}}})  # fmt: skip
+        sampler: TaskSampler = trainer.sampler
+        assert [f.iteration for f in sampler.seen] == [2, 4, 6]
+        assert sum(sampler.seen[0].counts.values()) == 8
+        worst = max(sampler.seen[0].losses, key=sampler.seen[0].losses.get)
+        assert sampler.seen[1].counts == {worst: 8}
+    assert_same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
+def test_resume_in_the_middle_of_an_interval(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    run(a, tasks=POINTS)
+    run(b, tasks=POINTS, train={**toy_options(b)["train"], "total_iter": 3},
+        logger={"save_checkpoint_freq": 3, "print_freq": 1, "use_tb_logger": False})  # fmt: skip
+    trainer = run(b, tasks=POINTS, auto_resume=True)
+    assert [f.iteration for f in trainer.sampler.seen] == [4, 6]
+    assert sum(trainer.sampler.seen[0].counts.values()) == 8
+    assert_same(weights(a), weights(b))
+
+
+def test_nan_names_loss_iteration_and_tasks(tmp_path):
+    from tgsr.losses.base import LOSSES, PairLoss
+
+    if "NaNLoss" not in LOSSES:
+
+        @LOSSES.register()
+        class NaNLoss(PairLoss):
+            """NaN in every third call."""
+
+            calls = 0
+
+            def compare(self, restored, target):
+                NaNLoss.calls += 1
+                return restored.mean((1, 2, 3)) * (float("nan") if NaNLoss.calls % 3 == 0 else 1.0)
+
+    train = {**toy_options(tmp_path)["train"], "losses": {"pixel": {"type": "L1Loss"}, "broken": {"type": "NaNLoss"}}}
+    with pytest.raises(UserError, match=r"not finite at iteration 3: broken, gradient \(tasks: whole_space"):
+        run(tmp_path, train=train)
+    dump = torch.load(tmp_path / "experiments" / "toy" / "bad_batch_3_rank0.pth", weights_only=True)
+    assert dump[0]["lq"].shape == (4, 3, 8, 8)
+    assert len(dump[0]["params"]) == 4
+
+    LOSSES.get("NaNLoss").calls = 0
+    trainer = run(tmp_path / "skip", train={**train, "on_nan": "skip"})
+    assert trainer.iteration == 6
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "skip").values())
+    assert_same(weights(tmp_path / "skip", 2), weights(tmp_path / "skip", 2))
+
+
+def test_bad_step_leaves_weights_alone(tmp_path):
+    trainer = run(tmp_path, train={**toy_options(tmp_path)["train"], "total_iter": 1})
+    batch = next(trainer.data.iterations(1, 2))
+    before = {k: v.clone() for k, v in trainer.model.net_g.state_dict().items()}
+    batch[0].gt[0, 0, 0, 0] = float("nan")
+    result = trainer.model.step(batch, 1)
+    assert dict(zip(result.checks, result.bad.tolist(), strict=True)) == {"pixel": 1.0, "gradient": 1.0}
+    assert_same(before, trainer.model.net_g.state_dict())
+
+
+def test_sigterm_saves(tmp_path):
+    from tgsr.engine.hooks import Hook
+
+    class Terminate(Hook):
+        def after_step(self, trainer, result, batches):
+            if trainer.iteration == 3:
+                import os
+                import signal
+
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options = load_options(write_options(tmp_path, toy_options(tmp_path)))
+    trainer = Trainer(options, Context.create(device="cpu"), hooks=[Terminate()])
+    trainer.run()
+    assert trainer.iteration == 4
+    assert (tmp_path / "experiments" / "toy" / "training_states" / "4.state").exists()
+    run(tmp_path, auto_resume=True)
+    run(tmp_path / "whole")
+    assert_same(weights(tmp_path), weights(tmp_path / "whole"))
