@@ -46,6 +46,30 @@ def make_parser() -> argparse.ArgumentParser:
     _option_arguments(test)
     test.set_defaults(run=_test, auto_resume=False)
 
+    infer = commands.add_parser("infer", help="restore files and folders")
+    infer.add_argument("-i", "--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
+    infer.add_argument("-o", "--output", type=Path, default=Path("results/inference"), metavar="FOLDER")
+    infer.add_argument("-w", "--weights", type=Path, metavar="WEIGHTS", help="needed without --router")
+    infer.add_argument("-opt", "--opt", type=Path, metavar="FILE.yml", help="whose network_g the weights belong to")
+    infer.add_argument("--router", type=Path, metavar="router.json", help="choose the network for each image (GRIDS)")
+    infer.add_argument("--tile", type=int, help="tile edge in input pixels; default: whole images up to 1.5 megapixels")
+    infer.add_argument("--outscale", type=float, help="output size divided by input size; default: the network's scale")
+    infer.add_argument("--suffix", default="", help="added to output names")
+    infer.add_argument("--ext", default="auto", help="auto, png, jpg, ...")
+    infer.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="fp32")
+    infer.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    infer.set_defaults(run=_infer)
+
+    evaluate = commands.add_parser("evaluate", help="measure a folder of images restored elsewhere")
+    evaluate.add_argument("-i", "--input", type=Path, required=True, metavar="FOLDER", help="restored images")
+    evaluate.add_argument("--gt", type=Path, metavar="FOLDER", help="ground truth; without it only NIQE")
+    evaluate.add_argument("-opt", "--opt", metavar="FILE.yml", help="whose val.metrics; default: PSNR-Y, SSIM-Y, NIQE")
+    evaluate.add_argument("--crop_border", type=int, default=4, help="without -opt; default: 4")
+    evaluate.add_argument("--suffix", default="", help="what restored names have beyond those of the ground truth")
+    evaluate.add_argument("--name", help="of the method; default: the folder's")
+    evaluate.add_argument("-o", "--output", type=Path, help="default: results/<name>/metrics.json")
+    evaluate.set_defaults(run=_evaluate)
+
     report = commands.add_parser("report", help="write the report of a finished run again")
     report.add_argument("name", help="name of the run")
     report.add_argument("--experiments", type=Path, default=Path("experiments"))
@@ -149,6 +173,59 @@ def _test(arguments: argparse.Namespace) -> int:
             _write_report(options)
     finally:
         context.close()
+    return 0
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    import tgsr.methods  # noqa: F401
+    from tgsr.engine.context import resolve_device, set_up_logging
+    from tgsr.engine.inference import ImageRestorer, infer_files, load_network
+
+    set_up_logging(rank=0)
+    device = resolve_device(arguments.device)
+
+    def restorer(weights: Path, option_file: Path | None) -> ImageRestorer:
+        net, scale = load_network(weights, device, option_file=option_file)
+        return ImageRestorer(
+            net,
+            scale=scale,
+            device=device,
+            precision=arguments.precision,
+            tile=arguments.tile,
+            outscale=arguments.outscale,
+        )
+
+    if arguments.router is not None:
+        from tgsr.methods.degradation_similarity.router import routed_restorers
+
+        choose = routed_restorers(arguments.router, restorer)
+    elif arguments.weights is not None:
+        single = restorer(arguments.weights, arguments.opt)
+        choose = lambda image: (single, {})  # noqa: E731
+    else:
+        raise UserError("there are no weights", remedy="give -w WEIGHTS or --router router.json")
+    outcome = infer_files(arguments.input, arguments.output, choose, suffix=arguments.suffix, extension=arguments.ext)
+    print(f"{len(outcome.written)} restored, {len(outcome.failed)} failed: {arguments.output}")  # noqa: T201
+    return 1 if outcome.failed else 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from tgsr.config.options import load_options
+    from tgsr.engine.folders import default_metrics, evaluate_folder
+    from tgsr.utils.files import write_json
+
+    if arguments.opt is not None:
+        options = load_options(arguments.opt)
+        metrics = {name: spec.build() for name, spec in options.val.metrics.items()}
+    else:
+        metrics = default_metrics(crop_border=arguments.crop_border)
+    name = arguments.name or arguments.input.resolve().name
+    content = evaluate_folder(arguments.input, arguments.gt, metrics, name=name, suffix=arguments.suffix)
+    path = arguments.output or Path("results") / name / "metrics.json"
+    write_json(path, content)
+    for metric, value in content["datasets"][name]["metrics"].items():
+        print(f"{metric} {value['mean']:.4f}  ({value['protocol']}, {value['num_images']} images)")  # noqa: T201
+    print(path)  # noqa: T201
     return 0
 
 

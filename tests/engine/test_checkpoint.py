@@ -9,7 +9,7 @@ from tgsr.engine.checkpoint import CheckpointWriter, Experiment, load_state, sna
 from tgsr.utils.errors import CheckpointError, UserError
 
 
-@pytest.fixture()
+@pytest.fixture
 def experiment(tmp_path):
     experiment = Experiment(tmp_path, "run")
     experiment.prepare(resume=False)

@@ -22,7 +22,7 @@ class Net(nn.Module):
         return functional.interpolate(self.convs(x), scale_factor=2)
 
 
-@pytest.fixture()
+@pytest.fixture
 def net():
     torch.manual_seed(0)
     return Net().eval()
