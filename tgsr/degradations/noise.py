@@ -1,6 +1,6 @@
 """Noise with reproducible fields: every sample's random numbers come from its own `noise_seed`, on the host.
 
-The fields are drawn with NumPy's SFC64 in `(H, W, C)` order, so that both back ends, any batch and any number of
+The fields are drawn with NumPy's SFC64 in `(C, H, W)` order, so that both back ends, any batch and any number of
 workers see the same numbers. Poisson counts are read off their exact distribution function with 32-bit uniforms.
 """
 
@@ -32,7 +32,7 @@ def uniform_field(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
 
 def num_poisson_levels(levels: np.ndarray) -> int:
     """The number of grey levels that Poisson noise assumes: distinct values of `levels` (uint8), up to a power of 2."""
-    distinct = np.count_nonzero(cv2.calcHist([levels.reshape(-1, 1)], [0], None, [256], [0, 256]))
+    distinct = np.count_nonzero(cv2.calcHist([levels.reshape(1, -1)], [0], None, [256], [0, 256]))
     return 1 << int(distinct - 1).bit_length()
 
 

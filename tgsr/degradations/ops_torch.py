@@ -31,6 +31,13 @@ def blur(img: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     return out.transpose(0, 1).contiguous()
 
 
+def resize(img: torch.Tensor, size: tuple[int, int], mode: str, *, scale: float | None = None) -> torch.Tensor:
+    """`F.interpolate` by `scale` where given (`size` must then be floor(length * scale)), else to `size`."""
+    if scale is None or mode == "area":
+        return F.interpolate(img, size=size, mode=mode)
+    return F.interpolate(img, scale_factor=scale, mode=mode)
+
+
 def add_gaussian(img: torch.Tensor, field: torch.Tensor, sigma_255: torch.Tensor) -> torch.Tensor:
     """Add `sigma_255 / 255` times `field` (one or three channels) and clip; `sigma_255` is `(B,)`."""
     return torch.addcmul(img, field, (sigma_255 / 255).view(-1, 1, 1, 1)).clamp_(0, 1)
@@ -82,13 +89,13 @@ def add_poisson(
 
 def host_gaussian(rng: np.random.Generator, size: tuple[int, int], *, gray: bool) -> torch.Tensor:
     """A `(1, 1 or 3, H, W)` standard normal field on the host, the one that `ops_cpu` draws."""
-    return torch.from_numpy(gaussian_field(rng, (*size, 1 if gray else 3))).permute(2, 0, 1)[None]
+    return torch.from_numpy(gaussian_field(rng, (1 if gray else 3, *size)))[None]
 
 
 def host_uniforms(rng: np.random.Generator, size: tuple[int, int], *, gray: bool) -> torch.Tensor:
     """`(1, 1 or 3, H, W)` int64 uniforms below 2^32 on the host, the ones that `ops_cpu` draws."""
-    field = uniform_field(rng, (*size, 1 if gray else 3)).astype(np.int64)
-    return torch.from_numpy(field).permute(2, 0, 1)[None]
+    field = uniform_field(rng, (1 if gray else 3, *size)).astype(np.int64)
+    return torch.from_numpy(field)[None]
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

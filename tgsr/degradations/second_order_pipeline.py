@@ -89,13 +89,13 @@ class SecondOrderPipeline(Pipeline):
         kernels = [stage_kernels(params, 1), stage_kernels(params, 2), final_kernels(params)]
         out = torch.empty(len(gt), 3, gt.shape[2] // self.scale, gt.shape[3] // self.scale)
         for i in range(len(gt)):
-            hwc = np.ascontiguousarray(gt[i].detach().cpu().permute(1, 2, 0).numpy())
-            lq = self.apply_one(hwc, params.row(i), [k[i] for k in kernels], int(seeds[i]))
-            out[i] = torch.from_numpy(lq).permute(2, 0, 1)
+            planes = gt[i].detach().cpu().contiguous().numpy()
+            lq = self.apply_one(planes, params.row(i), [k[i] for k in kernels], int(seeds[i]))
+            out[i] = torch.from_numpy(lq)
         return out.to(gt.device)
 
     def apply_one(self, img: np.ndarray, row: dict[str, Any], kernels: list[np.ndarray], seed: int) -> np.ndarray:
-        """Degrade one `(H, W, 3)` float32 RGB image in [0, 1].
+        """Degrade one `(3, H, W)` float32 RGB image in [0, 1].
 
         Args:
             img: the ground truth; not changed.
@@ -103,9 +103,9 @@ class SecondOrderPipeline(Pipeline):
             kernels: of stage 1, of stage 2, and the final one.
             seed: of the noise.
         """
-        target = (img.shape[0] // self.scale, img.shape[1] // self.scale)
+        target = (img.shape[1] // self.scale, img.shape[2] // self.scale)
         last = int(row["num_stages"])
-        source = img.shape[:2]
+        source = img.shape[1:]
         for stage in range(1, last + 1):
             if row[f"blur{stage}"]:
                 img = ops_cpu.blur(img, kernels[stage - 1])
@@ -220,7 +220,7 @@ class _BatchRun:
     def _resize(self, i: int, size: tuple[int, int], mode: int, factor: float | None) -> None:
         image = self.images[i]
         if size != tuple(image.shape[2:]) or factor not in (None, 1.0):
-            self.images[i] = ops_cpu.interpolate(image, size, RESIZE_MODES[mode], factor)
+            self.images[i] = ops_torch.resize(image, size, RESIZE_MODES[mode], scale=factor)
 
     def _noise(self, active: np.ndarray, stage: int) -> None:
         kind, is_gray = self.params[f"noise{stage}_kind"], self.params[f"noise{stage}_is_gray"] == 1
@@ -258,7 +258,5 @@ class _BatchRun:
                 self._scatter(group, jpeg_torch(image, self._rows(self.numbers[f"factor{stage}"], group)))
                 continue
             qualities = self.params[f"jpeg{stage}_quality"][group]
-            hwc = image.permute(0, 2, 3, 1).cpu().numpy()
-            decoded = np.stack([jpeg_codec(x, q) for x, q in zip(hwc, qualities, strict=True)])
-            result = torch.from_numpy(decoded).permute(0, 3, 1, 2).contiguous()
-            self._scatter(group, ops_torch.upload(result, self.device))
+            decoded = [jpeg_codec(x, q) for x, q in zip(image.cpu().numpy(), qualities, strict=True)]
+            self._scatter(group, ops_torch.upload(torch.from_numpy(np.stack(decoded)), self.device))

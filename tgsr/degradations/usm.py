@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tgsr.degradations import banded
+
 
 def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, threshold_255: float = 10.0) -> torch.Tensor:
     """Add `weight` times the detail where it is strong, softly blended in.
 
     The detail is the image less its Gaussian blur; the mask of detail above the threshold is blurred by the same
-    Gaussian. Images on a CPU are filtered by OpenCV, others by two one-dimensional convolutions.
+    Gaussian. On a CPU the filters are banded matrix products, elsewhere two one-dimensional convolutions.
 
     Args:
         img: `(B, 3, H, W)` or `(3, H, W)` float32 RGB in [0, 1]; H, W > radius // 2.
@@ -28,13 +30,10 @@ def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, thresho
     if img.ndim == 3:
         return sharpen(img[None], weight=weight, radius=radius, threshold_255=threshold_255)[0]
     if img.device.type == "cpu":
-        out = torch.empty_like(img, memory_format=torch.contiguous_format)
-        for i, sample in enumerate(img):
-            hwc = np.ascontiguousarray(sample.permute(1, 2, 0).numpy())
-            sharp = sharpen_hwc(hwc, weight=weight, radius=radius, threshold_255=threshold_255)
-            out[i] = torch.from_numpy(sharp).permute(2, 0, 1)
-        return out
-    taps = torch.from_numpy(_taps(radius)).to(img.device, non_blocking=True)
+        planes = img.detach().contiguous().numpy()
+        out = [_sharpen_planes(x, weight, radius, threshold_255) for x in planes]
+        return torch.from_numpy(out[0])[None] if len(out) == 1 else torch.from_numpy(np.stack(out))
+    taps = _taps(radius, img.device)
     detail = img - _blur(img, taps)
     soft = _blur((detail.abs() * 255 > threshold_255).to(img.dtype), taps)
     return torch.lerp(img, (img + weight * detail).clamp_(0, 1), soft)
@@ -42,19 +41,30 @@ def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, thresho
 
 def sharpen_hwc(img: np.ndarray, *, weight: float = 0.5, radius: int = 51, threshold_255: float = 10.0) -> np.ndarray:
     """`sharpen` for one `(H, W, 3)` float32 image."""
-    taps = _taps(radius)
-    detail = img - cv2.sepFilter2D(img, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
-    mask = (np.abs(detail) * 255 > threshold_255).astype(np.float32)
-    if mask.any():
-        soft = cv2.sepFilter2D(mask, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
-        soft *= np.clip(img + weight * detail, 0, 1) - img
-        return img + soft
-    return img.copy()
+    planes = np.ascontiguousarray(img.transpose(2, 0, 1))
+    return np.ascontiguousarray(_sharpen_planes(planes, weight, radius, threshold_255).transpose(1, 2, 0))
+
+
+def _sharpen_planes(img: np.ndarray, weight: float, radius: int, threshold_255: float) -> np.ndarray:
+    rows, columns = (banded.gaussian_blocks(n, radius) for n in img.shape[1:])
+    detail = banded.apply(img, rows, columns)
+    np.subtract(img, detail, out=detail)
+    mask = np.abs(detail)
+    mask *= np.float32(255)
+    mask = np.greater(mask, np.float32(threshold_255), out=mask, casting="unsafe")
+    soft = banded.apply(mask, rows, columns)
+    detail *= np.float32(weight)
+    detail += img
+    np.clip(detail, 0, 1, out=detail)
+    detail -= img
+    detail *= soft
+    detail += img
+    return detail
 
 
 @lru_cache(maxsize=8)
-def _taps(radius: int) -> np.ndarray:
-    return cv2.getGaussianKernel(radius, 0).astype(np.float32).reshape(-1)
+def _taps(radius: int, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(cv2.getGaussianKernel(radius, 0).astype(np.float32).reshape(-1)).to(device)
 
 
 def _blur(img: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,98 @@
+"""Filters and resizes along one axis as products with banded matrices, cut into dense blocks that a BLAS likes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+_BLOCK = 40
+
+
+class Block(NamedTuple):
+    """Rows `[start, stop)` of a banded matrix, whose non-zero columns lie in `[low, high)`."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+    matrix: np.ndarray
+
+
+def blocks_from_taps(index: np.ndarray, weights: np.ndarray) -> list[Block]:
+    """Blocks of the matrix with `weights[i, t]` added at `(i, index[i, t])`; both are `(num_out, num_taps)`."""
+    blocks = []
+    for start in range(0, len(index), _BLOCK):
+        taps = index[start : start + _BLOCK]
+        low, high = int(taps.min()), int(taps.max()) + 1
+        place = taps - low + (np.arange(len(taps)) * (high - low))[:, None]
+        flat = np.bincount(place.ravel(), weights[start : start + _BLOCK].ravel(), minlength=len(taps) * (high - low))
+        matrix = flat.reshape(len(taps), high - low).astype(np.float32)
+        blocks.append(Block(start, start + len(taps), low, high, matrix))
+    return blocks
+
+
+def apply(img: np.ndarray, rows: list[Block], columns: list[Block]) -> np.ndarray:
+    """Matrix products along height and width of `(C, H, W)` float32 planes."""
+    c, h, w = img.shape
+    tall = np.empty((c, rows[-1].stop, w), dtype=np.float32)
+    for b in rows:
+        np.matmul(b.matrix, img[:, b.low : b.high], out=tall[:, b.start : b.stop])
+    flat = tall.reshape(-1, w)
+    out = np.empty((len(flat), columns[-1].stop), dtype=np.float32)
+    for b in columns:
+        np.matmul(flat[:, b.low : b.high], b.matrix.T, out=out[:, b.start : b.stop])
+    return out.reshape(c, rows[-1].stop, -1)
+
+
+@lru_cache(maxsize=16)
+def gaussian_blocks(length: int, width: int) -> list[Block]:
+    """A Gaussian of odd `width` taps with OpenCV's automatic sigma, reflecting at the ends (edge not repeated)."""
+    index = np.abs(np.arange(length)[:, None] + np.arange(width) - width // 2)
+    index = np.where(index >= length, 2 * (length - 1) - index, index)
+    taps = cv2.getGaussianKernel(width, 0).astype(np.float32).reshape(1, -1)
+    return blocks_from_taps(index, np.broadcast_to(taps, index.shape))
+
+
+def resize_blocks(length: int, out_length: int, mode: str, scale: float | None) -> list[Block]:
+    """One axis of `torch.nn.functional.interpolate` without antialiasing.
+
+    Args:
+        length, out_length: sides.
+        mode: `area`, `bilinear` or `bicubic`.
+        scale: the factor that fixes the sampling positions; None: `out_length / length`.
+    """
+    place = np.arange(out_length)
+    if mode == "area":
+        first, last = place * length // out_length, -(-(place + 1) * length // out_length)
+        index = first[:, None] + np.arange((last - first).max())
+        weights = (index < last[:, None]) / (last - first)[:, None]
+        return blocks_from_taps(np.minimum(index, length - 1), weights)
+    # float32 throughout, like torch: at a sharp edge the rounding of the position is visible
+    step = np.float32(1 / scale) if scale is not None else np.float32(length) / np.float32(out_length)
+    centre = (place.astype(np.float32) + np.float32(0.5)) * step - np.float32(0.5)
+    if mode == "bilinear":
+        centre = np.maximum(centre, 0)
+        first = np.minimum(centre.astype(np.int64), length - 1)
+        part = np.clip(centre - first.astype(np.float32), 0, 1)
+        index = np.stack([first, np.minimum(first + 1, length - 1)], 1)
+        return blocks_from_taps(index, np.stack([1 - part, part], 1))
+    first = np.floor(centre)
+    weights = _cubic_weights((centre - first).astype(np.float64))
+    index = np.clip(first.astype(np.int64)[:, None] + np.arange(-1, 3), 0, length - 1)
+    return blocks_from_taps(index, weights)
+
+
+def _cubic_weights(t: np.ndarray) -> np.ndarray:
+    """Weights of the four neighbours at fraction `t`, `(n, 4)`, for a = -0.75 (torch and OpenCV)."""
+    a = -0.75
+
+    def near(x: np.ndarray) -> np.ndarray:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: np.ndarray) -> np.ndarray:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    return np.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], 1)
