@@ -1,0 +1,243 @@
+"""The reports of runs: one run (`write_run_report`), and several methods over several seeds (`write_comparison`)."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tgsr import __version__
+from tgsr.report import plots
+from tgsr.report.artefacts import Metrics, RunLog, image_table, protocol_caption, results_table
+from tgsr.report.builder import Report
+from tgsr.report.expectations import Expectation
+from tgsr.report.strips import choose_images, strip_of
+from tgsr.report.tables import Column, Number, Row, Table, difference_row
+from tgsr.utils.errors import DataError
+
+MAX_STRIPS = 4
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lpips", "matplotlib")
+
+
+def write_run_report(
+    experiment: Path, results: Path, *, expectations: Sequence[Expectation] = (), num_strips: int = MAX_STRIPS
+) -> Path:
+    """The report of one run from what it left behind; what is absent is left out and said.
+
+    Args:
+        experiment: `experiments/<name>`: `log.jsonl` and the option file as run.
+        results: `results/<name>`: `metrics.json` and images; the report goes to `report/` in it.
+        expectations: what the paper states, by `<data set>/<metric>`.
+        num_strips: image strips per data set, at most.
+
+    Returns:
+        The path of `report/index.html`.
+
+    Raises:
+        DataError: there is neither a log nor a metrics file, or the metrics file is damaged.
+    """
+    experiment, results = Path(experiment), Path(results)
+    log = RunLog.read(experiment / "log.jsonl")
+    metrics = Metrics.read(results) if (results / "metrics.json").exists() else None
+    if metrics is None and not log:
+        raise DataError(
+            f"there is nothing to report: no metrics.json here, no log.jsonl in {experiment}",
+            place=str(results),
+            remedy="run train.py or test.py first",
+        )
+    name = metrics.name if metrics is not None else experiment.name
+    report = Report(name, subtitle=_subtitle(log, metrics))
+    if metrics is None:
+        report.add_text("This run was not tested yet: there is no `metrics.json`.")
+    else:
+        _add_results(report, metrics, expectations)
+    _add_training(report, log)
+    if metrics is not None:
+        _add_images(report, metrics, num_strips)
+    _add_conditions(report, experiment, log, metrics)
+    return report.write(results / "report")
+
+
+def _subtitle(log: RunLog, metrics: Metrics | None) -> str:
+    parts = []
+    iteration = metrics.stamp.get("iteration") if metrics is not None else None
+    if iteration is not None:
+        parts.append(f"weights of iteration {iteration}")
+    if log.train:
+        parts.append(f"trained to iteration {log.train[-1]['iter']}")
+    if metrics is not None and metrics.datasets:
+        parts.append("tested on " + ", ".join(metrics.datasets))
+    return "; ".join(parts)
+
+
+def _add_results(report: Report, metrics: Metrics, expectations: Sequence[Expectation]) -> None:
+    label = metrics.name
+    table = results_table({label: [metrics]}, gain_over=_baseline(metrics))
+    report.section("Results").add_numbers(_headline(table, label, _baseline(metrics)))
+    report.add_table("results", table)
+    if expectations:
+        ours = next(r for r in table.rows if r.label == label)
+        measured = {n: c for n, c in ours.cells.items() if isinstance(c, Number)}
+        report.section("Against the paper").add_expectations("expectations", expectations, measured)
+
+
+def _baseline(metrics: Metrics) -> str | None:
+    """The first baseline of the file."""
+    return next((b for content in metrics.datasets.values() for b in content.get("baselines", {})), None)
+
+
+def _headline(table: Table, label: str, baseline: str | None) -> dict[str, str]:
+    """The first metric of up to four data sets, with the gain over the baseline."""
+    ours = next(r for r in table.rows if r.label == label)
+    base = next((r for r in table.rows if r.label == baseline), None)
+    gains = difference_row("", ours, base).cells if base is not None else {}
+    tiles: dict[str, str] = {}
+    seen = set()
+    for column in table.columns:
+        cell = ours.cells.get(column.name)
+        if column.group in seen or not isinstance(cell, Number) or len(tiles) == 4:
+            continue
+        seen.add(column.group)
+        digits, gain = table.digits(column), gains.get(column.name)
+        note = f" ({gain.text(digits, is_signed=True)} to {baseline})" if isinstance(gain, Number) else ""
+        tiles[f"{column.label} on {column.group}{note}"] = cell.text(digits)
+    return tiles
+
+
+def _add_training(report: Report, log: RunLog) -> None:
+    if not log:
+        return
+    report.section("Training")
+    if log.num_damaged:
+        lines = "line" if log.num_damaged == 1 else "lines"
+        report.add_text(f"{log.num_damaged} damaged {lines} of `log.jsonl` left out (a killed writer leaves one).")
+    report.add_plot("losses", plots.plot_losses(log), caption="Training losses, mean over each log interval.")
+    for metric, figure in plots.plot_metrics(log).items():
+        report.add_plot(f"val_{metric}", figure, caption=f"{metric} on the validation sets while training.")
+    report.add_plot("task_losses", plots.plot_task_losses(log), caption="Mean loss of each task's samples.")
+    report.add_plot("learning_rate", plots.plot_learning_rate(log), caption="Learning rate.")
+    report.add_plot("speed", plots.plot_speed(log), caption="Images per second, and time spent waiting for data.")
+    if log.scalar("grad_norm")[0]:
+        figure = plots.curves({"grad_norm": log.scalar("grad_norm")}, title="Gradient norm", is_log=True)
+        report.add_plot("grad_norm", figure, caption="Norm of the gradient before clipping.")
+    counts = log.task_counts()
+    if len(counts) > 1:
+        last = {task: ys[-1] for task, (_, ys) in log.task_losses().items()}
+        rows = [
+            Row(t, {"samples": Number(n), "loss": Number(last[t]) if t in last else None}) for t, n in counts.items()
+        ]
+        columns = [Column("samples", "samples seen", digits=0), Column("loss", "last loss", digits=4)]
+        table = Table(columns, rows, row_head="Task")
+        report.add_table("tasks", table, title="Samples and loss by task", is_folded=True)
+
+
+def _add_images(report: Report, metrics: Metrics, num_strips: int) -> None:
+    baseline = _baseline(metrics)
+    for dataset, content in metrics.datasets.items():
+        images = content.get("images", [])
+        if not images:
+            continue
+        report.section(f"Images of {dataset}")
+        metric, entry = next(iter(content.get("metrics", {}).items()), (None, {}))
+        is_higher_better = entry.get("higher_is_better", True)
+        chosen = choose_images(
+            images, metric=metric, baseline=baseline, is_higher_better=is_higher_better, num=num_strips
+        )
+        strips = [(str(image.get("name", "image")), strip_of(image, metrics.root)) for image in chosen]
+        num_shown = sum(png is not None for _, png in strips)
+        if num_shown:
+            order = f", from the greatest gain in {metric} over {baseline} to the least" if baseline else ""
+            report.add_text(
+                f"{num_shown} of {len(images)} images{order}. The frame marks the part where the restored image differs"
+                " most from the baseline; it is enlarged below without interpolation."
+            )
+        for name, png in strips:
+            caption = f"{dataset}, {name}"
+            alt = f"{caption}: low-quality input, baseline, restored image and ground truth side by side"
+            report.add_strip(f"strip_{dataset}_{name}", png, caption=caption, alt=alt)
+        table = image_table(content, baseline=baseline, caption=protocol_caption([metrics]))
+        report.add_table(f"images_{dataset}", table, title=f"Every image of {dataset}", is_folded=True)
+
+
+def _add_conditions(report: Report, experiment: Path, log: RunLog, metrics: Metrics | None) -> None:
+    report.section("How it was made")
+    facts: dict[str, Any] = {}
+    if metrics is not None:
+        for metric, protocol in metrics.protocols().items():
+            facts[f"protocol of {metric}"] = protocol or "not stated"
+        for key in ("weights", "iteration", "options", "seed"):
+            if metrics.stamp.get(key) is not None:
+                facts["option hash" if key == "options" else key] = metrics.stamp[key]
+    if log.train:
+        facts["last logged iteration"] = log.train[-1]["iter"]
+    facts.update(environment())
+    rows = [Row(key, {"value": str(value)}) for key, value in facts.items()]
+    caption = "Versions are those of the process that wrote this report."
+    report.add_table("conditions", Table([Column("value", "Value")], rows, caption=caption, row_head="Condition"))
+    option_files = sorted(experiment.glob("*.yml")) if experiment.is_dir() else []
+    for path in option_files:
+        report.add_code(f"Options as run: {path.name}", path.read_text(errors="replace"))
+
+
+def environment() -> dict[str, str]:
+    """Versions of tgsr, Python and the packages that numbers depend on, and the device."""
+    import torch
+
+    found = {"tgsr": __version__, "Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    return found
+
+
+def write_comparison(
+    runs: Mapping[str, Sequence[Path]],
+    folder: Path,
+    *,
+    title: str,
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+    expectations: Sequence[Expectation] = (),
+    ours: str | None = None,
+) -> Path:
+    """Several methods, each over several runs (seeds), in one table and one figure per metric.
+
+    Args:
+        runs: label -> results folders of its runs.
+        folder: where the report goes.
+        paper: label -> `<data set>/<metric>` -> the paper's value.
+        expectations: claims about `ours`.
+        ours: label the claims are about; the last one when None.
+
+    Returns:
+        The path of `index.html`.
+
+    Raises:
+        DataError: a metrics file is absent or damaged, or the runs were measured by different protocols.
+    """
+    if not runs:
+        raise DataError("there are no runs to compare", place=str(folder))
+    methods = {label: [Metrics.read(path) for path in paths] for label, paths in runs.items()}
+    table = results_table(methods, paper=paper, gain_over=None)
+    report = Report(title, subtitle=", ".join(f"{label}: {len(group)} runs" for label, group in methods.items()))
+    report.section("Results").add_table("results", table)
+    for metric in dict.fromkeys(c.label for c in table.columns):
+        columns = [c for c in table.columns if c.label == metric]
+        series = {r.label: [_number(r, c.name) for c in columns] for r in table.rows}
+        groups = [c.group for c in columns]
+        figure = plots.grouped_bars(groups, series, title=metric, y_label=metric, is_zero_based=False)
+        report.add_plot(f"compare_{metric}", figure, caption=f"{metric} by data set; whiskers: one standard deviation.")
+    if expectations:
+        row = next(r for r in table.rows if r.label == (ours or list(methods)[-1]))
+        measured = {n: c for n, c in row.cells.items() if isinstance(c, Number)}
+        report.section("Against the paper").add_expectations("expectations", expectations, measured)
+    return report.write(folder)
+
+
+def _number(row: Row, column: str) -> Number | None:
+    cell = row.cells.get(column)
+    return cell if isinstance(cell, Number) else None
