@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from tgsr.degradations.params import DegradationParams
 
 
+class PendingDegradation(NamedTuple):
+    """What `ImageDataset.degrade_on_device` needs beside the params; on the host, so that nothing waits for a GPU.
+
+    Attributes:
+        task_ids: `(B,)` int64, as `Batch.task_ids`.
+        crops: `(B, 2)` int64, top and left in LQ pixels of the training crop inside the larger crop in `Batch.gt`.
+    """
+
+    task_ids: np.ndarray
+    crops: np.ndarray
+
+
 @dataclass(frozen=True)
 class Batch:
     """B samples. Images are `(B, 3, H, W)` float32 RGB in [0, 1].
+
+    A loader may hand them over as uint8 (a quarter of the bytes through shared memory and to the device); `to` makes
+    them float32, so models and methods see float32 only.
 
     Attributes:
         gt: ground truth; None for LQ-only sets.
@@ -23,6 +39,7 @@ class Batch:
         sample_ids: `(B,)` int64 position in the whole stream of training samples; the key of all its draws.
         params: what `lq` was made with; None for paired data.
         paths: source file of each sample.
+        pending: what the device still has to do; None when `lq` is there.
     """
 
     gt: torch.Tensor | None
@@ -32,16 +49,23 @@ class Batch:
     sample_ids: torch.Tensor | None = None
     params: DegradationParams | None = None
     paths: Sequence[str] = ()
+    pending: PendingDegradation | None = None
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
-        """All tensors on `device`, images in channels_last if asked; does not wait for the copy of pinned memory."""
+        """All tensors on `device`, images in float32 and, if asked, channels_last.
+
+        Does not wait for the copy of pinned memory.
+        """
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, torch.Tensor):
                 image = value.ndim == 4
                 memory = {"memory_format": torch.channels_last} if image and channels_last else {}
-                moved[f.name] = value.to(device, non_blocking=True, **memory)
+                value = value.to(device, non_blocking=True)
+                if image and value.dtype == torch.uint8:
+                    value = value.to(torch.float32).div_(255)
+                moved[f.name] = value.to(**memory) if memory else value
         return replace(self, **moved)
 
     def pin_memory(self) -> Batch:

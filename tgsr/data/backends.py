@@ -1,0 +1,223 @@
+"""Where images come from: folders, meta-info files, LMDB, packed files. All look alike to the data sets."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from tgsr.utils.errors import DataError
+from tgsr.utils.image_io import list_images, probe_image, read_image
+
+IOBackend = Literal["disk", "lmdb", "packed"]
+
+_SIZED = re.compile(r"^(?P<name>.*?)\s+\((?P<h>\d+),\s*(?P<w>\d+)(?:,\s*\d+)?\)(?:\s+\d+)?$")
+
+
+class ImageSource(ABC):
+    """An ordered collection of images that can be read at random, in any process.
+
+    Attributes:
+        names: one name an image with `/` between folders, unique; for folders the path inside the root.
+    """
+
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def place(self, index: int) -> str:
+        """Path or key of an image, for messages."""
+
+    @abstractmethod
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, without decoding."""
+
+    @abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """`(H, W, 3)` RGB, uint8 or float32 in [0, 1]."""
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Part of an image; cheaper than `read` only where pixels are stored raw."""
+        return self.read(index)[top : top + height, left : left + width]
+
+    @property
+    def reads_parts(self) -> bool:
+        """Whether `read_crop` is cheaper than `read`."""
+        return False
+
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        """Bytes and modification time of the image's own file; None where images share a file."""
+        return None
+
+    def subset(self, indices: Sequence[int]) -> ImageSource:
+        """The given images, in the given order."""
+        return SubsetSource(self, indices)
+
+
+class SubsetSource(ImageSource):
+    """Some images of another source."""
+
+    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, list(indices)
+        self.names = [source.names[i] for i in self.indices]
+
+    def place(self, index: int) -> str:
+        return self.source.place(self.indices[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.source.size(self.indices[index])
+
+    def read(self, index: int) -> np.ndarray:
+        return self.source.read(self.indices[index])
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return self.source.read_crop(self.indices[index], top, left, height, width)
+
+    @property
+    def reads_parts(self) -> bool:
+        return self.source.reads_parts
+
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        return self.source.stamp(self.indices[index])
+
+
+class FileSource(ImageSource):
+    """Image files below one or several folders.
+
+    Args:
+        files: their paths.
+        names: one for each.
+    """
+
+    def __init__(self, files: Sequence[Path], names: Sequence[str]) -> None:
+        self._files, self.names = [str(f) for f in files], list(names)
+
+    @staticmethod
+    def from_folders(roots: Sequence[Path]) -> FileSource:
+        """All images below `roots`, at any depth; a name begins with its root's where there are several."""
+        files, names = [], []
+        for root in roots:
+            prefix = f"{root.name}/" if len(roots) > 1 else ""
+            found = list_images(root)
+            files += found
+            names += [prefix + f.relative_to(root).as_posix() for f in found]
+        twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise DataError(f"two folders hold the same name {twice[0]}", place=str(roots[0]))
+        return FileSource(files, names)
+
+    def place(self, index: int) -> str:
+        return self._files[index]
+
+    def size(self, index: int) -> tuple[int, int]:
+        info = probe_image(self._files[index])
+        return info.height, info.width
+
+    def read(self, index: int) -> np.ndarray:
+        return read_image(self._files[index])
+
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        try:
+            stat = Path(self._files[index]).stat()
+        except OSError:
+            return None
+        return stat.st_size, stat.st_mtime_ns
+
+
+class MetaEntry(NamedTuple):
+    """One line of a meta-info file: a ground-truth name and, for pairs, its LQ name."""
+
+    gt: str
+    lq: str | None
+
+
+def read_meta_info(path: Path | str) -> list[MetaEntry]:
+    """Lines `name`, `name (h,w,c)`, `name (h,w,c) level` or `gt, lq`; empty lines and comments (#) are skipped.
+
+    Raises:
+        DataError: absent or without entries.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        remedy = "make it with scripts/generate_meta_info.py"
+        raise DataError("no such meta-info file", place=str(path), remedy=remedy) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as a meta-info file: {error}", place=str(path)) from None
+    entries = []
+    for line in map(str.strip, lines):
+        if not line or line.startswith("#"):
+            continue
+        sized = _SIZED.match(line)
+        if sized:
+            entries.append(MetaEntry(sized["name"], None))
+        else:
+            gt, comma, lq = line.partition(", ")
+            entries.append(MetaEntry(gt.strip(), lq.strip() if comma else None))
+    if not entries:
+        raise DataError("the meta-info file names no images", place=str(path))
+    return entries
+
+
+def open_source(
+    roots: Path | str | Sequence[Path | str], *, io_backend: IOBackend = "disk", names: Sequence[str] | None = None
+) -> ImageSource:
+    """Open a collection of images.
+
+    Args:
+        roots: folder or folders; one `.lmdb` folder; one packed folder.
+        io_backend: `disk`, `lmdb` (BasicSR's form) or `packed` (`scripts/pack_crops.py`).
+        names: only these, in this order (from a meta-info file); extensions may be left out for lmdb. None: all.
+    """
+    folders = [Path(roots)] if isinstance(roots, (str, Path)) else [Path(r) for r in roots]
+    if io_backend == "disk":
+        if names is None:
+            return FileSource.from_folders(folders)
+        for folder in folders:
+            if not folder.is_dir():
+                raise DataError("no such folder", place=str(folder), remedy="correct the path")
+        return FileSource([_locate(folders, n) for n in names], names)
+    if len(folders) != 1:
+        raise DataError(f"io_backend {io_backend} reads one store, {len(folders)} are given", remedy="name one")
+    source: ImageSource
+    if io_backend == "lmdb":
+        from tgsr.data.lmdb_store import LmdbSource
+
+        source = LmdbSource(folders[0])
+    else:
+        from tgsr.data.packed import PackedSource
+
+        source = PackedSource(folders[0])
+    if names is None:
+        return source
+    known = {_stem(n): i for i, n in enumerate(source.names)}
+    absent = [n for n in names if _stem(n) not in known]
+    if absent:
+        problem = f"{len(absent)} names of the meta-info file are not in it: {', '.join(absent[:5])}"
+        raise DataError(problem, place=str(folders[0]))
+    return source.subset([known[_stem(n)] for n in names])
+
+
+def _locate(folders: Sequence[Path], name: str) -> Path:
+    """The file called `name` in the first folder that has it; the first folder's where none has (found later)."""
+    for folder in folders[1:] if len(folders) > 1 and not (folders[0] / name).exists() else ():
+        if (folder / name).exists():
+            return folder / name
+    return folders[0] / name
+
+
+def _stem(name: str) -> str:
+    head, dot, extension = name.rpartition(".")
+    return head if dot and "/" not in extension and len(extension) <= 4 else name
+
+
+def stems(source: ImageSource) -> list[str]:
+    """The names without extension, or with it where two would be the same."""
+    short = [_stem(n) for n in source.names]
+    return short if len(set(short)) == len(short) else list(source.names)
