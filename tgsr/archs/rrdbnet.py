@@ -83,7 +83,7 @@ class RRDBNet(RestorationNetwork):
         self.conv_hr = conv3(num_feat, num_feat)
         self.conv_last = conv3(num_feat, num_out_ch)
         trunk = 2 + 15 * num_block + radius_below(1 + radius_below(3, 2), 2)
-        self.receptive_field = 2 * (fold * trunk + fold - 1) + 1
+        self.receptive_field = 2 * fold * trunk + 1
 
     def features(self, x: Tensor) -> Tensor:
         """The trunk's map: (B, num_feat, H, W) before any upsampling."""
