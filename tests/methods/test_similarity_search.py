@@ -1,0 +1,279 @@
+"""Grouping search of GRIDS against brute force and the paper's own numbers; the memo of its oracle."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from tgsr.degradations.named import GRIDS_DEGRADATIONS
+from tgsr.methods.degradation_similarity.oracle import OracleMemo, Trained, TrainingOracle
+from tgsr.methods.degradation_similarity.paper_values import (
+    PAPER_DELTA_DB,
+    PAPER_GROUPS,
+    TABLE1,
+    TABLE2_DISTANCES,
+    TABLE2_MIXED,
+    paper_drop,
+)
+from tgsr.methods.degradation_similarity.search import (
+    GroupingSearch,
+    TableOracle,
+    last_true,
+    random_partition,
+    rank_groups,
+)
+from tgsr.utils.errors import DataError, UserError
+
+
+def random_distance(num, rng):
+    points = rng.random((num, 2))
+    return np.linalg.norm(points[:, None] - points[None], axis=-1) * 3
+
+
+def mean_distance(distance, group):
+    pairs = [distance[i, j] for i, j in combinations(group, 2)]
+    return float(np.mean(pairs)) if pairs else 0.0
+
+
+def partitions(items):
+    """All set partitions."""
+    if not items:
+        yield []
+        return
+    first, rest = items[0], items[1:]
+    for size in range(len(rest) + 1):
+        for others in combinations(rest, size):
+            left = [x for x in rest if x not in others]
+            for tail in partitions(left):
+                yield [(first, *others), *tail]
+
+
+def brute_force(num, drop, delta):
+    feasible = (
+        len(p) for p in partitions(list(range(num))) if all(len(g) == 1 or drop(g) <= delta for g in p)
+    )
+    return min(feasible)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize("seed", range(4))
+def test_fewest_groups_when_drop_follows_distance(num, seed):
+    """Where the drop rises with the mean distance at every size, and with size, the cut-offs are exact."""
+    rng = np.random.default_rng(seed)
+    distance = random_distance(num, rng)
+
+    def drop(group):
+        return mean_distance(distance, group) + 0.2 * len(group)
+
+    for delta in (0.3, 0.9, 1.4, 9.0):
+        result = GroupingSearch(distance, TableOracle(drop), delta=delta, bucket=0).run()
+        assert sorted(d for g in result.partition for d in g) == list(range(num))
+        assert all(len(g) == 1 or drop(g) <= delta for g in result.partition)
+        # by size: a partition of only larger feasible groups may exist where the size below L_max fails
+        assert len(result.partition) == brute_force(num, drop, delta)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_noisy_oracle_is_always_feasible_and_frugal(seed):
+    rng = np.random.default_rng(seed)
+    num = 7
+    distance = random_distance(num, rng)
+    noise = {g: rng.normal(0, 0.3) for s in range(2, num + 1) for g in combinations(range(num), s)}
+    oracle = TableOracle(lambda g: mean_distance(distance, g) + 0.1 * len(g) + noise[g])
+    result = GroupingSearch(distance, oracle, delta=1.0).run()
+    assert sorted(d for g in result.partition for d in g) == list(range(num))
+    assert all(len(g) == 1 or oracle(g) <= 1.0 for g in result.partition)
+    assert len(oracle.known) < 2**num / 2
+    assert set(result.drops) >= {g for g in result.partition if len(g) > 1}
+
+
+def test_infeasible_everywhere_gives_singles_and_feasible_everywhere_one_group():
+    distance = random_distance(6, np.random.default_rng(0))
+    singles = GroupingSearch(distance, TableOracle(lambda g: math.inf), delta=1).run()
+    assert sorted(singles.partition) == [(i,) for i in range(6)]
+    assert singles.max_size == 1
+    whole = GroupingSearch(distance, TableOracle(lambda g: -1.0), delta=1)
+    assert whole.run().partition == [tuple(range(6))]
+
+
+def test_top_k_survives_one_unlucky_training():
+    distance = random_distance(5, np.random.default_rng(1))
+    best = rank_groups(distance)[2][0].group
+
+    def drop(group):
+        return 9.0 if group == best or len(group) > 2 else 0.0
+
+    assert GroupingSearch(distance, TableOracle(drop), delta=1).run().max_size == 1
+    lucky = GroupingSearch(distance, TableOracle(drop), delta=1, top_k=2).run()
+    assert lucky.max_size == 2
+    assert len(lucky.partition) == 3
+    assert best not in lucky.partition
+
+
+def test_find_all_lists_each_partition_once():
+    distance = random_distance(4, np.random.default_rng(2))
+    search = GroupingSearch(distance, TableOracle(lambda g: 9.0 if len(g) > 2 else 0.0), delta=1, find_all=True)
+    solutions = search.run().solutions
+    assert len(solutions) == 3
+    assert len({frozenset(s) for s in solutions}) == 3
+
+
+def test_ranking_counts_and_uses_variance_within_a_bucket():
+    distance = np.array([[0, 1.01, 1.02, 3], [1.01, 0, 1.02, 3], [1.02, 1.02, 0, 3], [3, 3, 3, 0]], float)
+    ranked = rank_groups(distance)
+    assert [len(ranked[s]) for s in (1, 2, 3, 4)] == [4, 6, 4, 1]
+    assert ranked[3][0].group == (0, 1, 2)
+    assert [r.group for r in ranked[2][:3]] == [(0, 1), (0, 2), (1, 2)]
+    wide = np.array([[0, 1.0, 1.9], [1.0, 0, 1.45], [1.9, 1.45, 0]])
+    assert rank_groups(wide, bucket=5)[2][0].mean == 1.0
+    assert len([r for s in rank_groups(random_distance(11, np.random.default_rng(0))).values() for r in s]) == 2047
+
+
+def test_last_true_and_its_preparation():
+    for top in range(9):
+        asked, prepared = [], []
+
+        def holds(place, top=top, asked=asked):
+            asked.append(place)
+            return place <= top
+
+        assert last_true(0, 8, holds, prepared.append) == top
+        assert len(asked) <= 4
+        assert all(a == p[0] for a, p in zip(asked, prepared, strict=True))
+        assert all(b in p for b, p in zip(asked[1:], prepared, strict=False))
+
+
+def test_random_partition_keeps_sizes():
+    groups = random_partition([3, 3, 3, 2], np.random.default_rng(0))
+    assert [len(g) for g in groups] == [3, 3, 3, 2]
+    assert sorted(x for g in groups for x in g) == list(range(11))
+
+
+def test_papers_numbers():
+    """Tables 1 and 2: averages as printed, the groups within delta, and the search's first steps."""
+    averages = {k: round(sum(v.values()) / 11, 2) for k, v in TABLE1.items()}
+    assert averages["Restormer single"] == pytest.approx(35.13, abs=0.011)
+    assert averages["Restormer mixed"] == pytest.approx(32.98, abs=0.011)
+    assert averages["Restormer grouped"] == pytest.approx(35.22, abs=0.011)
+    assert averages["SRResNet grouped"] - averages["SRResNet mixed"] == pytest.approx(1.44, abs=0.02)
+    for group in PAPER_GROUPS:
+        drops = [TABLE1["Restormer single"][d] - TABLE1["Restormer grouped"][d] for d in group]
+        assert max(drops) <= PAPER_DELTA_DB
+    assert paper_drop(("ringing", "rl", "defocus")) == pytest.approx(0.56)
+    assert paper_drop(("ringing", "rl", "defocus", "motion_blur")) == pytest.approx(2.14)
+    assert len(TABLE2_MIXED) == len(TABLE2_DISTANCES) - 1
+
+
+def test_search_with_the_papers_numbers():
+    """Distances that rank the paper's groups as Table 2 does; known drops from Tables 1 and 2, others by distance."""
+    names = GRIDS_DEGRADATIONS
+    drops = {tuple(sorted(map(names.index, g))): paper_drop(g) for g in TABLE2_MIXED}
+    single, grouped = TABLE1["Restormer single"], TABLE1["Restormer grouped"]
+    drops |= {tuple(sorted(map(names.index, g))): max(single[d] - grouped[d] for d in g) for g in PAPER_GROUPS}
+    distance = np.full((11, 11), 4.2)
+    for group, value in sorted(TABLE2_DISTANCES, key=lambda pair: -pair[1]):
+        for i, j in combinations(map(names.index, group), 2):
+            distance[i, j] = distance[j, i] = value
+    for group in PAPER_GROUPS:
+        for i, j in combinations(map(names.index, group), 2):
+            distance[i, j] = distance[j, i] = min(distance[i, j], 2.6)
+    np.fill_diagonal(distance, 0)
+
+    def drop(group):
+        return drops.get(group, 0.1 if any(set(group) <= set(k) and v <= 0.7 for k, v in drops.items()) else 2.0)
+
+    best_four = rank_groups(distance)[4][0].group
+    assert {names[i] for i in best_four} == {"ringing", "rl", "defocus", "motion_blur"}
+    oracle = TableOracle(drop)
+    result = GroupingSearch(distance, oracle, delta=PAPER_DELTA_DB).run()
+    assert result.max_size == 3
+    assert len(result.partition) >= math.ceil(11 / 3)
+    assert all(len(g) == 1 or drop(g) <= PAPER_DELTA_DB for g in result.partition)
+    assert len(oracle.known) < 40
+
+
+class FakeTraining:
+    """Trains instantly; fails on demand."""
+
+    def __init__(self, memo, *, fail=()):
+        self.memo, self.fail, self.calls = memo, set(fail), []
+
+    def __call__(self, groups):
+        for names in groups:
+            self.calls.append(names)
+            if names in self.fail:
+                self.memo.add(Trained(names, status="failed", error="NaN at iteration 3"))
+            else:
+                self.memo.add(Trained(names, {n: 30.0 - 0.2 * len(names) for n in names}, checkpoint="x.pth"))
+
+
+def test_oracle_remembers_and_resumes(tmp_path):
+    memo = OracleMemo(tmp_path / "oracle.json", config="abc", protocol={"iters": 10})
+    train = FakeTraining(memo)
+    oracle = TrainingOracle(["b", "a", "c"], memo, train)
+    assert oracle.train_singles() == {"b": 29.8, "a": 29.8, "c": 29.8}
+    assert oracle((0, 1)) == pytest.approx(0.2)
+    assert oracle((1, 0)) == pytest.approx(0.2)
+    assert oracle((2,)) == 0
+    assert train.calls == [("b",), ("a",), ("c",), ("a", "b")]
+    again = OracleMemo(tmp_path / "oracle.json", config="abc", protocol={"iters": 10})
+    silent = FakeTraining(again)
+    assert TrainingOracle(["b", "a", "c"], again, silent)((0, 1)) == pytest.approx(0.2)
+    assert not silent.calls
+
+
+def test_memo_of_another_configuration_is_refused(tmp_path):
+    OracleMemo(tmp_path / "oracle.json", config="abc", protocol={"iters": 10}).add(Trained(("a",), {"a": 1.0}))
+    before = (tmp_path / "oracle.json").read_text()
+    with pytest.raises(DataError, match="another configuration.*iters: 10 there, 20 here"):
+        OracleMemo(tmp_path / "oracle.json", config="xyz", protocol={"iters": 20})
+    assert (tmp_path / "oracle.json").read_text() == before
+
+
+def test_failed_training_is_an_infinite_drop_and_can_be_retried(tmp_path):
+    memo = OracleMemo(tmp_path / "oracle.json", config="abc")
+    oracle = TrainingOracle(["a", "b", "c"], memo, FakeTraining(memo, fail={("a", "b")}))
+    assert oracle((0, 1)) == math.inf
+    result = GroupingSearch(np.array([[0, 1, 2], [1, 0, 2], [2, 2, 0.0]]), oracle, delta=0.7).run()
+    assert (0, 1) not in result.partition
+    again = OracleMemo(tmp_path / "oracle.json", config="abc")
+    assert again.get(("b", "a")).error == "NaN at iteration 3"
+    train = FakeTraining(again)
+    retried = TrainingOracle(["a", "b", "c"], again, train, retry_failed=True)
+    assert retried((0, 1)) == pytest.approx(0.2)
+    assert retried((0, 1)) == pytest.approx(0.2)
+    assert train.calls == [("a", "b"), ("a",), ("b",)]
+
+
+def test_failed_single_is_an_error(tmp_path):
+    memo = OracleMemo(tmp_path / "oracle.json", config="abc")
+    oracle = TrainingOracle(["a", "b"], memo, FakeTraining(memo, fail={("b",)}))
+    with pytest.raises(UserError, match=r"'b' failed: NaN.*retry_failed"):
+        oracle.train_singles()
+
+
+def test_parallel_writers_share_the_memo(tmp_path):
+    memos = [OracleMemo(tmp_path / "oracle.json", config="abc", writer=k) for k in range(2)]
+    memos[0].add(Trained(("a",), {"a": 1.0}))
+    memos[1].add(Trained(("b",), {"b": 2.0}))
+    for memo in memos:
+        memo.reload()
+        assert {t.names for t in memo.trainings} == {("a",), ("b",)}
+    memos[1].add(Trained(("c",), {"c": 2.0}))
+    assert len(OracleMemo(tmp_path / "oracle.json", config="abc")) == 3
+
+
+def test_parallel_oracle_trains_ahead(tmp_path):
+    memo = OracleMemo(tmp_path / "oracle.json", config="abc")
+    batches = []
+
+    def train(groups):
+        batches.append(list(groups))
+        FakeTraining(memo)(groups)
+
+    oracle = TrainingOracle(["a", "b", "c", "d"], memo, train, num_parallel=3)
+    oracle.train_singles()
+    GroupingSearch(random_distance(4, np.random.default_rng(0)), oracle, delta=0.5).run()
+    assert len(batches[0]) == 4
+    assert max(len(b) for b in batches[1:]) == 3
