@@ -23,7 +23,7 @@ from tgsr.utils.registry import did_you_mean
 T = TypeVar("T")
 INTERNAL = "internal"  # metadata of dataclass fields that an option file cannot set
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
-_LIST_TYPES = (list, tuple, set, frozenset, Sequence, Iterable)
+LIST_TYPES = (list, tuple, set, frozenset, Sequence, Iterable)
 
 
 class _Mismatch(Exception):  # noqa: N818 - not an error of the program: one union member did not fit
@@ -164,7 +164,7 @@ class _Binder:
 
     def convert(self, value: Any, wanted: Any, path: str, place: str) -> Any:
         """`value` as the annotated type `wanted`; `_Mismatch` names what was wanted."""
-        wanted, marks = _unwrap(wanted)
+        wanted, marks = unwrap(wanted)
         if wanted is Spec:
             kind = next((m for m in marks if isinstance(m, Kind)), None)
             return to_builtin(value) if kind is None else self.component(value, kind, path, place)
@@ -182,7 +182,7 @@ class _Binder:
         if wanted is Path:
             return _require(isinstance(value, str) and value != "", lambda: Path(value).expanduser(), "a path")
         base = origin or wanted
-        if base in _LIST_TYPES:
+        if base in LIST_TYPES:
             return self._list(value, base, typing.get_args(wanted), path, place)
         if base in (dict, Mapping):
             return self._dict(value, typing.get_args(wanted), path, place)
@@ -220,7 +220,7 @@ class _Binder:
 
     def _union(self, value: Any, members: tuple[Any, ...], path: str, place: str) -> Any:
         """The first member that fits, plain types that fit exactly before the others."""
-        exact = [m for m in members if _unwrap(m)[0] is type(value)]
+        exact = [m for m in members if unwrap(m)[0] is type(value)]
         ordered = exact + [m for m in members if m not in exact]
         attempts: list[list[ConfigError]] = []
         for member in ordered:
@@ -275,7 +275,8 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _unwrap(wanted: Any) -> tuple[Any, tuple[Any, ...]]:
+def unwrap(wanted: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The type inside `Annotated` and its marks."""
     if typing.get_origin(wanted) is Annotated:
         inner, *marks = typing.get_args(wanted)
         return inner, tuple(marks)
@@ -283,19 +284,19 @@ def _unwrap(wanted: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _is_container(wanted: Any) -> bool:
-    wanted = _unwrap(wanted)[0]
+    wanted = unwrap(wanted)[0]
     return dataclasses.is_dataclass(wanted) or (typing.get_origin(wanted) or wanted) in (dict, Mapping)
 
 
 def is_output(wanted: Any) -> bool:
     """Whether an annotation marks a path that the program writes."""
-    inner, marks = _unwrap(wanted)
+    inner, marks = unwrap(wanted)
     return any(isinstance(m, Output) for m in marks) or any(is_output(a) for a in typing.get_args(inner))
 
 
 def describe_type(wanted: Any) -> str:
     """What a type looks like in an option file, in words."""
-    inner, marks = _unwrap(wanted)
+    inner, marks = unwrap(wanted)
     if inner is Spec:
         return "a component, {type: NAME, ...}"
     origin, args = typing.get_origin(inner), typing.get_args(inner)
@@ -305,7 +306,7 @@ def describe_type(wanted: Any) -> str:
         return "one of " + ", ".join(_show(a) for a in args)
     if inner is type(None):
         return "null"
-    if (origin or inner) in _LIST_TYPES:
+    if (origin or inner) in LIST_TYPES:
         of = f" of {describe_type(args[0]).removeprefix('a ')}s" if args and typing.get_origin(args[0]) is None else ""
         return f"a list{of}"
     if (origin or inner) in (dict, Mapping) or dataclasses.is_dataclass(inner):

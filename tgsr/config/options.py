@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ import yaml
 
 from tgsr.config.bind import INTERNAL, bind, is_output, join_problems, section_parameters, signature_of
 from tgsr.config.compat import translate
+from tgsr.config.json_schema import json_schema
 from tgsr.config.overrides import apply_overrides
 from tgsr.config.schema import Options
 from tgsr.config.spec import FrozenDict, Spec
@@ -24,6 +26,20 @@ from tgsr.config.yaml_loader import COMMAND_LINE, PlacedDict, interpolate, load_
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.files import write_atomic
 from tgsr.utils.registry import did_you_mean
+
+logger = logging.getLogger("tgsr")
+
+__all__ = [
+    "cross_check",
+    "diff_options",
+    "json_schema",
+    "load_options",
+    "missing_files",
+    "options_hash",
+    "place_of",
+    "to_plain",
+    "write_options",
+]
 
 _NO_EFFECT = (
     ("logger",),
@@ -47,7 +63,8 @@ def load_options(
         path: the option file.
         overrides: `key:sub=value` of the command line, laid over the file in order.
         debug: validate and save every 8 iterations, log each one, and write no TensorBoard or W&B.
-        notes: receives one line for every legacy key that was understood but has no effect here.
+        notes: receives one line for every legacy key that was understood but has no effect here; None logs them as
+            warnings.
 
     Raises:
         ConfigError: all problems that can be seen without touching data or a device.
@@ -58,6 +75,9 @@ def load_options(
     translation_notes = translate(data)
     if notes is not None:
         notes.extend(translation_notes)
+    else:
+        for note in translation_notes:
+            logger.warning(note)
     _import_modules(data)
     places: dict[str, str] = {}
     options = bind(data, Options, places=places)
@@ -245,6 +265,8 @@ def _input_paths(value: Any, key: str) -> list[tuple[str, Path]]:
     if isinstance(value, Path):
         return [(key, value)]
     if isinstance(value, Spec):
+        if value.kwargs.get("prepare") is not None:
+            return []  # the data set makes its own files
         known = signature_of(value.kind.table().get(value.type)).parameters
         children = [(k, v) for k, v in value.kwargs.items() if k not in known or not is_output(known[k].annotation)]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -60,13 +60,22 @@ class PlacedDict(dict[str, Any]):
         return self.pop(key, default)
 
     def move(self, key: str, target: PlacedDict, new_key: str | None = None) -> None:
-        """Move an entry, with its place, to another mapping or to another name; an entry that is there stays."""
+        """Move an entry, with its place, to another mapping or to another name.
+
+        Two mappings are merged. The entry that is there already wins, unless the moved one comes from the command
+        line or, being a mapping without a `type`, can only be meant as a change of it.
+        """
         if key not in self:
             return
-        place = self.place_of(key)
-        value = self.take(key)
-        if (new_key or key) not in target:
-            target.put(new_key or key, value, place)
+        place, value, new_key = self.place_of(key), self.take(key), new_key or key
+        there = target.get(new_key)
+        wins = place == COMMAND_LINE
+        if isinstance(value, PlacedDict) and isinstance(there, PlacedDict):
+            first, last = (there, value) if wins or "type" not in value else (value, there)
+            merge(first, last)
+            target[new_key] = first
+        elif there is None or wins:
+            target.put(new_key, value, place)
 
     def section(self, key: str) -> PlacedDict:
         """The mapping at `key`; made, with this mapping's place, where there is none or null."""
