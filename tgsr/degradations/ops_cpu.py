@@ -12,9 +12,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from tgsr.degradations import banded
+from tgsr.degradations.borders import reflect
 from tgsr.degradations.jpeg import jpeg_planes
 from tgsr.degradations.noise import gaussian_field, num_poisson_levels, poisson_counts, uniform_field
 
@@ -121,7 +121,7 @@ def _each(img: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.n
 def _blur_fft(img: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Correlation by FFT."""
     half, (h, w) = len(kernel) // 2, img.shape[1:]
-    padded = F.pad(torch.from_numpy(img)[None], [half] * 4, mode="reflect")[0]
+    padded = reflect(torch.from_numpy(img)[None], half)[0]
     shape = tuple(_fast_length(n) for n in padded.shape[1:])
     transfer = _waves(shape[0], shape[0], len(kernel)) @ torch.from_numpy(kernel).to(torch.complex64)
     transfer = transfer @ _waves(shape[1], shape[1] // 2 + 1, len(kernel)).T

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tgsr.degradations.borders import reflect
 from tgsr.degradations.noise import gaussian_field, poisson_table, uniform_field
 
 _GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -25,7 +26,7 @@ def blur(img: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     """
     b, c, h, w = img.shape
     half = kernels.shape[-1] // 2
-    padded = F.pad(img, [half] * 4, mode="reflect")
+    padded = reflect(img, half)
     padded = padded.transpose(0, 1).reshape(c, b, h + 2 * half, w + 2 * half)
     out = F.conv2d(padded, kernels[:, None], groups=b)
     return out.transpose(0, 1).contiguous()

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tgsr.degradations import banded
+from tgsr.degradations.borders import reflect
 
 
 def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, threshold_255: float = 10.0) -> torch.Tensor:
@@ -70,5 +71,5 @@ def _taps(radius: int, device: torch.device) -> torch.Tensor:
 def _blur(img: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
     b, c, h, w = img.shape
     half = len(taps) // 2
-    flat = F.pad(img.reshape(b * c, 1, h, w), [half] * 4, mode="reflect")
+    flat = reflect(img.reshape(b * c, 1, h, w), half)
     return F.conv2d(F.conv2d(flat, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1)).view(b, c, h, w)
