@@ -18,7 +18,7 @@ from tgsr.report.tables import Column, Number, Row, Table, difference_row
 from tgsr.utils.errors import DataError
 
 MAX_STRIPS = 4
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lpips", "matplotlib")
+PACKAGES = ("torch", "torchvision", "numpy", "lpips", "matplotlib")
 
 
 def write_run_report(
@@ -183,6 +183,7 @@ def _add_conditions(report: Report, experiment: Path, log: RunLog, metrics: Metr
 
 def environment() -> dict[str, str]:
     """Versions of tgsr, Python and the packages that numbers depend on, and the device."""
+    import cv2
     import torch
 
     found = {"tgsr": __version__, "Python": platform.python_version()}
@@ -191,6 +192,7 @@ def environment() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    found["OpenCV"] = cv2.__version__
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
     return found
 
@@ -223,7 +225,9 @@ def write_comparison(
         raise DataError("there are no runs to compare", place=str(folder))
     methods = {label: [Metrics.read(path) for path in paths] for label, paths in runs.items()}
     table = results_table(methods, paper=paper, gain_over=None)
-    report = Report(title, subtitle=", ".join(f"{label}: {len(group)} runs" for label, group in methods.items()))
+    report = Report(
+        title, subtitle=", ".join(f"{k}: {len(v)} run{'s' if len(v) != 1 else ''}" for k, v in methods.items())
+    )
     report.section("Results").add_table("results", table)
     for metric in dict.fromkeys(c.label for c in table.columns):
         columns = [c for c in table.columns if c.label == metric]

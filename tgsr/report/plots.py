@@ -276,26 +276,26 @@ def grouped_bars(
     """
     figure, axes = _figure(max(4.5, min(10.0, 1.6 + 0.35 * len(groups) * (len(series) + 1))))
     width = 0.8 / max(1, len(series))
+    papers: list[tuple[float, float]] = []
     for i, (name, values) in enumerate(series.items()):
         if len(values) != len(groups):
             raise ValueError(f"series '{name}' has {len(values)} values for {len(groups)} groups")
         numbers = [v if isinstance(v, Number) else Number(float("nan") if v is None else float(v)) for v in values]
         x = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         y = np.array([n.value for n in numbers])
-        spread = np.array([n.spread or 0.0 for n in numbers])
+        spread = np.array([np.nan if n.spread is None else n.spread for n in numbers])
         colour = COLOURS[i % len(COLOURS)]
         if is_zero_based:
             axes.bar(x, y, width * 0.92, color=colour, label=name)
         else:
             axes.plot(x, y, MARKERS[i % len(MARKERS)], color=colour, label=name, markersize=6)
-        if spread.any():
+        if np.isfinite(spread).any():
             ink = "#222222" if is_zero_based else colour
             axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=ink, elinewidth=1.0, capsize=2.5)
-        papers = [(a, n.paper) for a, n in zip(x, numbers, strict=True) if n.paper is not None]
-        if papers:
-            label = None if any(t.get_label() == "paper" for t in axes.collections) else "paper"
-            left, right = [a - width / 2 for a, _ in papers], [a + width / 2 for a, _ in papers]
-            axes.hlines([v for _, v in papers], left, right, color="black", linewidth=1.6, label=label)
+        papers += [(a, n.paper) for a, n in zip(x, numbers, strict=True) if n.paper is not None]
+    if papers:
+        places = np.array([a for a, _ in papers])
+        axes.hlines([v for _, v in papers], places - width / 2, places + width / 2, color="black", label="paper")
     is_long = max((len(g) for g in groups), default=0) * len(groups) > 60
     axes.set_xticks(range(len(groups)), groups, rotation=30 if is_long else 0, ha="right" if is_long else "center")
     axes.grid(visible=False, axis="x")
@@ -347,5 +347,7 @@ def _label(axes: Axes, title: str, x_label: str, y_label: str, *, num_series: in
     axes.set_title(title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    if num_series > 1 and axes.get_legend_handles_labels()[0]:
-        axes.legend(ncols=2 if num_series > 4 else 1)
+    if num_series > 4 and isinstance(axes.figure, Figure):
+        axes.figure.legend(loc="outside right upper")
+    elif num_series > 1 and axes.get_legend_handles_labels()[0]:
+        axes.legend()

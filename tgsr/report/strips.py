@@ -129,10 +129,10 @@ def _annotate(
             if panel.note:
                 figure.text(centre, (GAP + NOTE_HEIGHT / 2 - 2) / height, panel.note, ha="center", va="center",
                             fontsize=12 * 72 / _DPI, color="#333333")  # fmt: skip
-            figure.add_artist(
-                Rectangle((x / width, 1 - (y + size) / height), size / width, size / height, fill=False,
-                          edgecolor=FRAME, linewidth=1.5 * 72 / _DPI, transform=figure.transFigure)
-            )  # fmt: skip
+            corner, extent = (x / width, 1 - (y + size) / height), (size / width, size / height)
+            for colour, pixels in (("white", 4), (FRAME, 2)):  # the white rim shows the frame on dark images
+                line = {"edgecolor": colour, "linewidth": pixels * 72 / _DPI, "fill": False}
+                figure.add_artist(Rectangle(corner, *extent, transform=figure.transFigure, **line))
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
     return out.getvalue()
