@@ -236,6 +236,14 @@ def save_image(
     write_atomic(path, lambda file: file.write(encoded.tobytes()))
 
 
+def png_bytes(image: np.ndarray, *, level: int = 1) -> bytes:
+    """`(H, W, 3)` RGB as a PNG file: 8 bits for uint8, 16 for floats in [0, 1]."""
+    pixels = cv2.cvtColor(np.ascontiguousarray(_deep(image, 8 if image.dtype == np.uint8 else 16)), cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    assert done
+    return encoded.tobytes()
+
+
 def _deep(image: torch.Tensor | np.ndarray, bit_depth: int) -> np.ndarray:
     if bit_depth == 8:
         return to_uint8(image)

@@ -1,0 +1,188 @@
+"""LMDB in BasicSR's form: PNG bytes by name without extension; `meta_info.txt` lists `name.png (h,w,c) level`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tgsr.data.backends import ImageSource, stems
+from tgsr.utils.errors import DataError, UserError
+from tgsr.utils.files import write_atomic
+from tgsr.utils.image_header import parse_header
+from tgsr.utils.image_io import decode_image, png_bytes
+
+_FIRST_MAP_BYTES = 64 * 2**20
+_PER_TRANSACTION = 64
+
+
+def _lmdb() -> ModuleType:
+    try:
+        import lmdb
+    except ImportError:
+        remedy = "pip install lmdb, or use io_backend disk"
+        raise UserError("io_backend lmdb needs the package lmdb", remedy=remedy) from None
+    return lmdb
+
+
+class LmdbSource(ImageSource):
+    """Images of one LMDB, opened anew in every process that reads it.
+
+    Args:
+        root: the folder with `data.mdb` and `meta_info.txt`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        _lmdb()
+        self.root = Path(root)
+        if not (self.root / "data.mdb").is_file():
+            remedy = "make it with scripts/create_lmdb.py, or use io_backend disk"
+            raise DataError("not an LMDB: it has no data.mdb", place=str(root), remedy=remedy)
+        try:
+            lines = (self.root / "meta_info.txt").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            remedy = "its writing was not finished: run scripts/create_lmdb.py again"
+            raise DataError("the LMDB has no meta_info.txt", place=str(root), remedy=remedy) from None
+        self.names, self._sizes = [], []
+        for number, line in enumerate(filter(str.strip, lines), 1):
+            name, _, rest = line.partition(" (")
+            try:
+                height, width = (int(n) for n in rest.split(")")[0].split(",")[:2])
+            except ValueError:
+                problem = f"line {number} is not 'name.png (h,w,c) level'"
+                raise DataError(problem, place=f"{root}/meta_info.txt") from None
+            self.names.append(name)
+            self._sizes.append((height, width))
+        if not self.names:
+            raise DataError("the LMDB holds no images", place=str(root))
+        self._keys = [_key(n) for n in self.names]
+        self._env: tuple[int, Any] = (0, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_env": (0, None)}
+
+    def place(self, index: int) -> str:
+        return f"{self.root}:{self._keys[index]}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._sizes[index]
+
+    def read(self, index: int) -> np.ndarray:
+        with self._environment().begin(write=False, buffers=True) as transaction:
+            value = transaction.get(self._keys[index].encode())
+            if value is None:
+                raise DataError("the LMDB lacks this key, which its meta_info.txt names", place=self.place(index))
+            return decode_image(bytes(value), place=self.place(index))[0]
+
+    def _environment(self) -> Any:
+        pid = os.getpid()
+        if self._env[0] != pid:  # an environment must not be carried over a fork
+            try:
+                self._env = (pid, _open(self.root, readonly=True))
+            except _lmdb().Error as error:
+                raise DataError(f"the LMDB cannot be opened: {error}", place=str(self.root)) from None
+        return self._env[1]
+
+
+def _open(root: Path, *, readonly: bool) -> Any:
+    options = {"readonly": True, "lock": False, "readahead": False} if readonly else {"map_size": _FIRST_MAP_BYTES}
+    return _lmdb().open(str(root), meminit=False, **options)
+
+
+def _key(name: str) -> str:
+    return name[:-4] if name.endswith(".png") else name
+
+
+def write_lmdb(
+    source: ImageSource,
+    root: Path,
+    *,
+    png_level: int = 1,
+    num_threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write images into an LMDB, a few at a time, growing its map as needed; then read all of it back and compare.
+
+    A stopped writer goes on where it was. `meta_info.txt` is written last, so an LMDB that has one is whole.
+
+    Args:
+        source: the images.
+        root: the new folder, by custom `<name>.lmdb`.
+        png_level: zlib level of the stored PNGs.
+        num_threads: threads that read and encode.
+        progress: called with (images done, all) after every transaction.
+
+    Returns:
+        The number of images written now (those found already are not counted).
+    """
+    lmdb = _lmdb()
+    names = [f"{s}.png" for s in stems(source)]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        environment = _open(root, readonly=False)
+    except (OSError, lmdb.Error) as error:
+        raise UserError(f"cannot be written: {error}", place=str(root)) from None
+    (root / "meta_info.txt").unlink(missing_ok=True)
+    with environment.begin() as transaction:
+        todo = [i for i, n in enumerate(names) if transaction.get(_key(n).encode()) is None]
+    try:
+        with ThreadPoolExecutor(max(1, num_threads)) as pool:
+            encoded = _bounded(pool, lambda i: (i, png_bytes(source.read(i), level=png_level)), todo, 4 * num_threads)
+            done = len(names) - len(todo)
+            while chunk := list(islice(encoded, _PER_TRANSACTION)):
+                _put(environment, [(_key(names[i]).encode(), data) for i, data in chunk])
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, len(names))
+            lines = list(pool.map(lambda i: _verified(environment, names[i], source, i, png_level), range(len(names))))
+        environment.sync(True)
+    finally:
+        environment.close()
+    write_atomic(root / "meta_info.txt", lambda file: file.write("".join(lines).encode()))
+    return len(todo)
+
+
+def _bounded(pool: ThreadPoolExecutor, work: Callable[[int], Any], items: list[int], ahead: int) -> Iterator[Any]:
+    """Results in order, with at most `ahead` of them in memory."""
+    waiting: list[Any] = []
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= max(1, ahead):
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+def _put(environment: Any, entries: list[tuple[bytes, bytes]]) -> None:
+    """One transaction; the map doubles until it fits."""
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for key, data in entries:
+                    transaction.put(key, data)
+            return
+        except _lmdb().MapFullError:
+            environment.set_mapsize(2 * environment.info()["map_size"])
+        except _lmdb().Error as error:
+            raise UserError(f"cannot be written: {error}", place=environment.path(), remedy="free space") from None
+
+
+def _verified(environment: Any, name: str, source: ImageSource, index: int, level: int) -> str:
+    """The image's line of meta_info.txt, after its stored bytes have been compared with the source's pixels."""
+    with environment.begin() as transaction:
+        data = transaction.get(_key(name).encode())
+    place = f"{environment.path()}:{_key(name)}"
+    if data is None or not np.array_equal(decode_image(data, place=place)[0], source.read(index)):
+        remedy = "delete the folder and write it again"
+        raise DataError(f"what was written differs from {source.place(index)}", place=place, remedy=remedy)
+    info = parse_header(data)
+    assert info is not None
+    return f"{name} ({info.height},{info.width},{info.channels}) {level}\n"
+
+
