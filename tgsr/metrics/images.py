@@ -36,7 +36,7 @@ def crop(image: torch.Tensor, border: int, *, smallest: int = 1) -> torch.Tensor
 
 def to_8bit(image: torch.Tensor) -> torch.Tensor:
     """Whole numbers 0 to 255 as fp32, rounded half to even as NumPy and BasicSR do."""
-    return image.float().clamp(0, 1).mul_(255).round_()
+    return image.detach().float().clamp(0, 1).mul_(255).round_()
 
 
 def luma(image_8bit: torch.Tensor) -> torch.Tensor:
