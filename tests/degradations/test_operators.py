@@ -1,0 +1,223 @@
+"""Operators of both back ends against basicsr, torch and the laws they claim."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from skimage import data
+from torch.nn import functional as F
+
+from tests.basicsr_oracle import load_basicsr
+from tgsr.degradations import ops_cpu, ops_torch
+from tgsr.degradations.jpeg import jpeg_codec, jpeg_torch, quality_factor
+from tgsr.degradations.kernels import density_kernels, pulse_kernels, sinc_kernels
+from tgsr.degradations.noise import noise_generator, num_poisson_levels, poisson_counts
+from tgsr.degradations.usm import sharpen, sharpen_hwc
+
+
+def _photo(height: int = 131, width: int = 118, num: int = 1) -> torch.Tensor:
+    image = torch.from_numpy(data.astronaut().copy()).permute(2, 0, 1).float() / 255
+    return torch.stack([image[:, 40 * i : 40 * i + height, 90 : 90 + width] for i in range(num)])
+
+
+def _kernels() -> np.ndarray:
+    one = np.ones(1)
+    members = [(7, 0, 0.9), (21, 0, 2.9), (21, 0, 0.4), (21, 1, 2.5), (9, 3, 1.0), (17, 4, 2), (13, 5, 3)]
+    density = [
+        density_kernels(np.array([size]), np.array([kind]), one * sx, one * 0.7, one * 0.5, one * 0.8, one * 1.4)
+        for size, kind, sx in members
+    ]
+    sinc = sinc_kernels(np.array([7, 15, 21]), np.array([1.1, 2.0, 3.0]))
+    return np.concatenate([*density, sinc, pulse_kernels(1)]).astype(np.float32)
+
+
+def test_blur_equals_basicsr() -> None:
+    filter_2d = load_basicsr("basicsr.utils.img_process_util").filter2D
+    kernels = _kernels()
+    x = _photo().expand(len(kernels), -1, -1, -1).contiguous()
+    theirs = filter_2d(x, torch.from_numpy(kernels))
+    assert torch.allclose(ops_torch.blur(x, torch.from_numpy(kernels)), theirs, atol=1e-5, rtol=0)
+    for i, kernel in enumerate(kernels):
+        ours = ops_cpu.blur(x[i].numpy(), kernel)
+        np.testing.assert_allclose(ours, theirs[i].numpy(), atol=2e-6, rtol=0)
+
+
+def test_trim_keeps_the_mass_and_the_centre() -> None:
+    kernels = _kernels()
+    assert ops_cpu.trim(kernels[-1]).shape == (1, 1)
+    assert ops_cpu.trim(kernels[0]).shape == (7, 7)
+    small = ops_cpu.trim(kernels[2])
+    assert len(small) < 21
+    assert small.sum() == pytest.approx(1, abs=1e-6)
+    assert small.argmax() == small.size // 2
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("scale", [0.15, 0.37, 0.5, 0.9931, 1.0, 1.2, 1.4999])
+def test_resize_by_factor_equals_interpolate(mode: str, scale: float) -> None:
+    x = _photo(301, 293)
+    theirs = F.interpolate(x, scale_factor=scale, mode=mode)
+    size = tuple(theirs.shape[2:])
+    assert size == (int(301 * scale), int(293 * scale))
+    np.testing.assert_allclose(ops_cpu.resize(x[0].numpy(), size, mode, scale=scale), theirs[0], atol=1e-5, rtol=0)
+    assert torch.equal(ops_torch.resize(x, size, mode, scale=scale), theirs)
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(4, 7), (33, 29), (100, 100), (118, 131), (262, 200)])
+def test_resize_to_size_equals_interpolate(mode: str, size: tuple[int, int]) -> None:
+    x = _photo()
+    theirs = F.interpolate(x, size=size, mode=mode)
+    np.testing.assert_allclose(ops_cpu.resize(x[0].numpy(), size, mode), theirs[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(128, 96), (131, 118), (5, 17)])
+def test_jpeg_equals_basicsr(shape: tuple[int, int]) -> None:
+    diff_jpeg = load_basicsr("basicsr.utils.diffjpeg").DiffJPEG(differentiable=False)
+    x = _photo(*shape, num=4)
+    quality = torch.tensor([30.0, 49.7, 50.0, 94.6])
+    theirs = diff_jpeg(x, quality=quality.clone()).detach()
+    factor = torch.from_numpy(quality_factor(quality.numpy()).astype(np.float32))
+    planes = np.stack([ops_cpu.jpeg(x[i].numpy(), float(quality[i])) for i in range(4)])
+    for ours in (jpeg_torch(x, factor), torch.from_numpy(planes)):
+        levels = (ours - theirs).abs() * 255
+        # a coefficient on a rounding tie may fall either way and moves its own block
+        assert (levels > 1e-3).float().mean() < 2e-3
+        assert levels.median() < 1e-4
+
+
+def test_jpeg_does_not_touch_its_arguments_and_zeros_stay_zero() -> None:
+    x, factor = _photo(32, 32), torch.tensor([1.5])
+    before = x.clone()
+    jpeg_torch(x, factor)
+    ops_cpu.jpeg(x[0].numpy(), 40.0)
+    assert torch.equal(x, before)
+    assert factor.item() == 1.5
+    assert np.abs(ops_cpu.jpeg(np.zeros((3, 20, 20), np.float32), 50.0)).max() < 1e-6
+
+
+def test_codec_is_a_codec() -> None:
+    x = _photo(64, 64)[0].numpy()
+    out = jpeg_codec(x, 80.9)
+    assert np.array_equal(np.rint(out * 255) / np.float32(255), out)
+    assert np.array_equal(out, jpeg_codec(x, 80.0))
+    assert 20 * np.log10(1 / np.sqrt(np.mean((out - x) ** 2))) > 28
+    red = np.zeros((3, 16, 16), np.float32)
+    red[0] = 1
+    assert jpeg_codec(red, 95)[0].mean() > 0.9
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_gaussian_noise_has_its_sigma_and_the_same_field_in_both_forms(gray: bool) -> None:
+    x = np.full((3, 200, 210), 0.5, dtype=np.float32)
+    out = ops_cpu.add_gaussian(x, noise_generator(123456789012345, 1), sigma_255=12.0, gray=gray)
+    assert (out - x).std() * 255 == pytest.approx(12.0, rel=0.02)
+    assert np.allclose(out[0], out[1]) == gray
+    field = ops_torch.host_gaussian(noise_generator(123456789012345, 1), (200, 210), gray=gray)
+    other = ops_torch.add_gaussian(torch.from_numpy(x)[None], field, torch.tensor([12.0]))
+    np.testing.assert_allclose(other[0].numpy(), out, atol=1e-6)
+    standard = ((out[0] - x[0]) * 255 / 12).ravel()
+    assert stats.kstest(standard, "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("num_levels", [1, 4, 32, 256])
+@pytest.mark.parametrize("level", [0, 1, 7, 90, 255])
+def test_poisson_counts_follow_the_exact_law(num_levels: int, level: int) -> None:
+    mean, num = level / 255 * num_levels, 200_000
+    uniforms = np.random.default_rng(level + num_levels).integers(0, 2**32, num, dtype=np.uint32)
+    counts = poisson_counts(uniforms, np.full(num, level, np.uint8), num_levels)
+    if level == 0:
+        assert not counts.any()
+        return
+    expected = stats.poisson.pmf(np.arange(counts.max() + 200), mean) * num
+    observed = np.bincount(counts, minlength=len(expected)).astype(float)
+    common = np.flatnonzero(expected > 10)
+    low, high = common[0], common[-1] + 1
+    merge = [np.array([v[:low].sum(), *v[low:high], v[high:].sum()]) for v in (observed, expected)]
+    keep = merge[1] > 1
+    merge = [v[keep] for v in merge]
+    assert stats.chisquare(merge[0], merge[1] * merge[0].sum() / merge[1].sum()).pvalue > 1e-4
+
+
+def test_poisson_counts_are_the_quantile_function() -> None:
+    uniforms = np.concatenate([np.random.default_rng(0).integers(0, 2**32, 20_000), [0, 2**32 - 1]]).astype(np.uint32)
+    levels = np.random.default_rng(1).integers(1, 256, len(uniforms)).astype(np.uint8)
+    for num_levels in (2, 64, 256):
+        counts = poisson_counts(uniforms, levels, num_levels)
+        exact = stats.poisson.ppf((uniforms[:-2] + 0.5) / 2**32, levels[:-2] / 255 * num_levels)
+        assert np.array_equal(counts[:-2], exact)
+        assert counts[-2] <= exact.max()
+        x = torch.from_numpy(levels.astype(np.float32) / 255)
+        log_photons = torch.tensor([int(np.log2(num_levels))]).expand(len(levels))
+        wide = torch.from_numpy(uniforms.astype(np.int64))
+        device_form = ops_torch._invert((x * 255).round().long(), log_photons, wide)
+        assert np.array_equal(device_form.numpy(), counts)
+
+
+def test_number_of_photons_is_basicsrs() -> None:
+    for distinct, photons in [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128), (255, 256), (256, 256)]:
+        levels = np.tile(np.arange(distinct, dtype=np.uint8), (3, 4, 1))
+        assert num_poisson_levels(levels) == photons == 2 ** np.ceil(np.log2(distinct))
+        _, log_photons = ops_torch.poisson_levels(torch.from_numpy(levels.astype(np.float32) / 255)[None], gray=False)
+        assert 2 ** log_photons.item() == photons
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_poisson_noise_equals_basicsr_at_equal_counts(gray: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = load_basicsr("basicsr.data.degradations")
+    x = _photo(60, 70) * 1.1 - 0.05
+    rate: list[torch.Tensor] = []
+    counts = torch.randint(0, 250, (1, 1 if gray else 3, 60, 70), generator=torch.Generator().manual_seed(0)).float()
+
+    def poisson(mean: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        rate.append(mean)
+        return counts if mean.shape == counts.shape else torch.zeros_like(mean)
+
+    monkeypatch.setattr(torch, "poisson", poisson)
+    theirs = oracle.add_poisson_noise_pt(x, scale=torch.tensor([0.7]), gray_noise=torch.tensor([float(gray)]))
+    ours = ops_torch.add_poisson(x, torch.tensor([0.7]), gray=gray)
+    assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
+    assert torch.allclose(rate[-1], rate[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_poisson_noise_is_the_same_in_both_forms_and_unbiased(gray: bool) -> None:
+    x = _photo(150, 160)
+    out = ops_cpu.add_poisson(x[0].numpy(), noise_generator(5, 2), scale=1.0, gray=gray)
+    uniforms = ops_torch.host_uniforms(noise_generator(5, 2), (150, 160), gray=gray)
+    other = ops_torch.add_poisson(x, torch.tensor([1.0]), gray=gray, uniforms=uniforms)[0].numpy()
+    assert (np.abs(other - out) > 1e-6).mean() < 1e-3
+    middle = (x[0].numpy() > 0.25) & (x[0].numpy() < 0.7)
+    noise = (out - x[0].numpy())[middle]
+    assert abs(noise.mean()) < 5 * noise.std() / np.sqrt(noise.size / (3 if gray else 1))
+    if not gray:
+        assert np.var(noise) == pytest.approx(x[0].numpy()[middle].mean() / 256, rel=0.05)
+
+
+def test_usm_equals_basicsr() -> None:
+    oracle = load_basicsr("basicsr.utils.img_process_util").USMSharp()
+    x = _photo(90, 110, num=2)
+    theirs = oracle(x)
+    ours = sharpen(x)
+    assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
+    assert (ours - x).abs().max() > 0.05
+    assert torch.equal(sharpen(x[0]), ours[0])
+    np.testing.assert_allclose(sharpen_hwc(x[0].permute(1, 2, 0).numpy()), ours[0].permute(1, 2, 0), atol=1e-6)
+
+
+def test_usm_convolution_form_equals_the_banded_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tgsr.degradations import usm
+
+    x = _photo(70, 80)
+    taps = usm._taps(51, x.device)
+    blurred = usm.banded.apply(x[0].numpy(), *(usm.banded.gaussian_blocks(n, 51) for n in (70, 80)))
+    np.testing.assert_allclose(usm._blur(x, taps)[0].numpy(), blurred, atol=1e-6)
+    flat = torch.full((1, 3, 60, 60), 0.3)
+    assert torch.allclose(sharpen(flat), flat, atol=1e-6)
+
+
+def test_noise_streams_differ_by_seed_and_stage() -> None:
+    draws = [tuple(noise_generator(s, k).integers(0, 2**32, 4)) for s in (1, 2, 1 + 2**32) for k in (1, 2)]
+    assert len(set(draws)) == 6
