@@ -24,7 +24,9 @@ def identify(shapes: Shapes) -> tuple[str, Settings] | None:
     """
     for name, signature, read in _NETWORKS:
         if all(key in shapes for key in signature):
-            return name, read({k: tuple(v) for k, v in shapes.items()})
+            settings = read({k: tuple(v) for k, v in shapes.items()})
+            if settings is not None:
+                return name, settings
     return None
 
 
@@ -59,6 +61,19 @@ def _msrresnet(shapes: Shapes) -> Settings:
         "num_feat": num_feat,
         "num_block": _count(shapes, r"body\.(\d+)\."),
         "upscale": upscale,
+    }
+
+
+def _light_sr(shapes: Shapes) -> Settings | None:
+    if {key.split(".")[0] for key in shapes} != {"conv_first", "body", "conv_last"}:
+        return None
+    num_feat, num_in = shapes["conv_first.weight"][:2]
+    return {
+        "num_in_ch": num_in,
+        "num_out_ch": num_in,
+        "num_feat": num_feat,
+        "num_block": _count(shapes, r"body\.(\d+)\."),
+        "upscale": math.isqrt(shapes["conv_last.weight"][0] // num_in),
     }
 
 
@@ -153,9 +168,10 @@ def _hat(shapes: Shapes) -> Settings:
     return settings
 
 
-_NETWORKS: tuple[tuple[str, tuple[str, ...], Callable[[Shapes], Settings]], ...] = (
+_NETWORKS: tuple[tuple[str, tuple[str, ...], Callable[[Shapes], Settings | None]], ...] = (
     ("RRDBNet", ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up2.weight"), _rrdbnet),
     ("MSRResNet", ("conv_first.weight", "body.0.conv1.weight", "conv_hr.weight", "conv_last.weight"), _msrresnet),
+    ("LightSR", ("conv_first.weight", "body.0.conv1.weight", "conv_last.weight"), _light_sr),
     ("SRVGGNetCompact", ("body.0.weight", "body.2.weight"), _srvgg),
     ("UNetDiscriminatorSN", ("conv0.weight", "conv1.weight_orig", "conv9.weight"), _unet_discriminator),
     ("VGGStyleDiscriminator", ("conv0_0.weight", "linear2.weight"), _vgg_discriminator),

@@ -7,9 +7,10 @@ from torch import nn
 from torch.nn import functional
 
 from tgsr.archs import ARCHS
+from tgsr.archs.base import CheckpointedBlock, RestorationNetwork
 
 
-class _ResidualBlock(nn.Module):
+class _ResidualBlock(CheckpointedBlock):
     """conv - LeakyReLU - conv, added to its input."""
 
     def __init__(self, num_feat: int) -> None:
@@ -17,12 +18,12 @@ class _ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.conv2(functional.leaky_relu(self.conv1(x), 0.1, inplace=True))
 
 
 @ARCHS.register()
-class LightSR(nn.Module):
+class LightSR(RestorationNetwork):
     """Residual blocks at the input size, one convolution to `3 * upscale^2` channels, pixel shuffle, bilinear skip.
 
     With 32 features and 8 blocks (162,736 parameters at x4) a step costs about as much as that of an MSRResNet with 16
@@ -36,6 +37,8 @@ class LightSR(nn.Module):
         upscale: integer factor; 1 keeps the size.
     """
 
+    supports_activation_checkpointing = True
+
     def __init__(
         self,
         *,
@@ -46,7 +49,8 @@ class LightSR(nn.Module):
         upscale: int = 4,
     ) -> None:
         super().__init__()
-        self.upscale = upscale
+        self.scale = upscale
+        self.receptive_field = 2 * (2 * num_block + 2) + 1
         self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.body = nn.Sequential(*[_ResidualBlock(num_feat) for _ in range(num_block)])
         self.conv_last = nn.Conv2d(num_feat, num_out_ch * upscale**2, 3, padding=1)
@@ -60,11 +64,11 @@ class LightSR(nn.Module):
         nn.init.normal_(self.conv_last.weight, std=1e-3)
         nn.init.zeros_(self.conv_last.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, h, w)` in [0, 1] -> `(B, C, h * upscale, w * upscale)`, not clamped."""
         features = self.body(functional.leaky_relu(self.conv_first(x), 0.1))
-        residual = functional.pixel_shuffle(self.conv_last(features), self.upscale)
-        skip = x if self.upscale == 1 else _enlarge(x, self.upscale)
+        residual = functional.pixel_shuffle(self.conv_last(features), self.scale)
+        skip = x if self.scale == 1 else _enlarge(x, self.scale)
         return residual + skip
 
 
