@@ -289,6 +289,8 @@ class _Translation:
         self._ignore_shuffle(train)
         self._ignore(train, _DATASET_IGNORED)
         has_type = isinstance(train.get("type"), str)
+        if train.get("type") == "GTDataset":  # TGSR's name for it
+            train["type"] = "RealESRGANDataset"
         moved = [k for k in train if (has_type or k in (*_DATASET_KEYS, "name")) and k not in _LOADER_KEYS]
         if not moved:
             return None
@@ -421,8 +423,12 @@ class _Translation:
             is_y = metric.take("test_y_channel", False)
             if "color" not in metric:
                 metric.put("color", "y" if is_y is True else "rgb", place)
-        else:
-            self._ignore(metric, {"test_y_channel": "", "convert_to": ""})
+            return
+        self._ignore(metric, {"test_y_channel": "", "convert_to": ""})
+        if name == "LPIPS":  # TGSR's is of the whole image with the VGG network
+            self._ignore(metric, {"crop_border": "calculate_lpips takes the whole image"})
+            if "net" not in metric:
+                metric.put("net", "vgg", type_place)
 
     def _logger(self) -> None:
         logger = self.data.get("logger")

@@ -75,7 +75,9 @@ class _Maker:
             return {} if kind is None else self.component(kind)
         origin, args = typing.get_origin(inner), typing.get_args(inner)
         if origin in (Union, types.UnionType):
-            return {"anyOf": [self.type(a) for a in args]}
+            schemas = [self.type(a) for a in args]
+            members = [m for s in schemas for m in s.get("anyOf", [s])]
+            return {"anyOf": [m for i, m in enumerate(members) if m not in members[:i]]}
         if origin is Literal:
             return {"enum": list(args)}
         if inner in _PLAIN:

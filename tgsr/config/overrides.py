@@ -12,7 +12,8 @@ from tgsr.utils.errors import ConfigError
 def apply_overrides(data: PlacedDict, overrides: Iterable[str]) -> None:
     """Lay overrides over the data of an option file, in place, in the given order.
 
-    The rules are those of `_base_`: null removes a key, a changed `type` drops the arguments of the old one.
+    The rules are those of `_base_`: null removes a key, and `a={type: NEW, x: 1}` drops the arguments of the old type;
+    `a:type=NEW` alone keeps them.
     Keys are not checked here; a misspelt one is found when the options are bound, with the place `command line`.
 
     Raises:
