@@ -13,7 +13,7 @@ from torch import nn
 from tgsr.config.options import to_plain
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
-from tgsr.data.datasets import degrade_on_device, make_loader
+from tgsr.data.loader import TrainLoader
 from tgsr.data.plan import BatchPlan, PlanBatchSampler
 from tgsr.engine.context import Context
 from tgsr.engine.tiling import TiledRestorer
@@ -170,9 +170,9 @@ class TrainData:
             seed=options.manual_seed,
             degrade="device" if self.on_device else "loader",
             sharpen_input=degradation is not None and degradation.sharpen_input,
-            want_usm=_wants_usm(options),
+            want_usm=wants_usm(options),
         )
-        if data.preflight:
+        if data.preflight and hasattr(self.dataset, "preflight"):
             self.dataset.preflight(skip_bad=data.skip_bad_images)
         self.plan = BatchPlan(
             len(self.dataset),
@@ -183,7 +183,7 @@ class TrainData:
             world_size=context.world_size,
         )
         self.batch_sampler = PlanBatchSampler(self.plan, num_micro=self.num_micro)
-        self.loader = make_loader(
+        self.loader = TrainLoader(
             self.dataset,
             self.batch_sampler,
             num_workers=data.num_worker_per_gpu,
@@ -206,16 +206,14 @@ class TrainData:
         if self.batch_noise:
             generator = torch.Generator(self.context.device)
             generator.manual_seed(seed63(self.seed, "noise", iteration, self.context.rank))
-        return degrade_on_device(batch, self.dataset, generator=generator)
+        return self.dataset.degrade_on_device(batch, generator)
 
     def close(self) -> None:
         """End the loader's workers."""
-        iterator = getattr(self.loader, "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
+        self.loader.close()
 
 
-def _wants_usm(options: Options) -> bool:
+def wants_usm(options: Options) -> bool:
     """Whether some loss or the discriminator compares with the sharpened ground truth."""
     train = options.train
     if train is None:
@@ -227,4 +225,4 @@ def _wants_usm(options: Options) -> bool:
 def write_options(folder: Path, options: Options) -> None:
     """The option file as run, with every default, into the experiment folder."""
     text = yaml.safe_dump(to_plain(options), sort_keys=False, allow_unicode=True)
-    write_atomic(folder / f"{options.name}.yml", lambda f: f.write(text.encode()))
+    write_atomic(folder / f"{Path(options.name).name}.yml", lambda f: f.write(text.encode()))

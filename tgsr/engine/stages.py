@@ -26,10 +26,16 @@ logger = logging.getLogger("tgsr")
 
 @RUNNERS.register()
 class Train(Runner):
-    """Plain training, then the numbers of the final weights on the validation sets."""
+    """Plain training, then the numbers of the final weights on the validation sets.
+
+    Attributes:
+        trainer: after `run`, for those who want more than files.
+    """
+
+    trainer: Trainer
 
     def run(self) -> None:
-        trainer = Trainer(self.options, self.context)
+        trainer = self.trainer = Trainer(self.options, self.context)
         trainer.run()
         if trainer.is_stopping or not trainer.val_sets:
             return

@@ -1,0 +1,110 @@
+"""What the user sees: exit codes, one line for a mistake, files where the README says."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.toy import make_images, toy_options, write_options
+from tgsr.cli import main
+
+
+def test_misspelt_key_is_one_line_and_exit_code_2(tmp_path, capsys):
+    options = toy_options(tmp_path, network_g={"type": "MSRResNet", "num_fea": 4})
+    options["network_g"].pop("num_feat")
+    path = write_options(tmp_path, options)
+    assert main(["train", "-opt", str(path)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert f"{path.name}:" in error[0]
+    assert "MSRResNet takes no 'num_fea'; did you mean 'num_feat'?" in error[0]
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("datasets:train:dataset:dataroot_gt=/nowhere", "/nowhere"),
+        ("datasets:train:dataset:gt_size=64", "smaller"),
+        ("device=cuda", "no CUDA device"),
+        ("path:pretrain_network_g=/nowhere.pth", "/nowhere.pth"),
+        ("train:total_iter=many", "total_iter"),
+        ("train:losses:pixel:type=L1Los", "did you mean 'L1Loss'?"),
+    ],
+)
+def test_bad_input(tmp_path, capsys, override, text):
+    if override == "device=cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    path = write_options(tmp_path, toy_options(tmp_path))
+    assert main(["train", "-opt", str(path), "--force_yml", override]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_truncated_image_is_named_before_training(tmp_path, capsys):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    image = tmp_path / "gt" / "03.png"
+    image.write_bytes(image.read_bytes()[:500])
+    assert main(["train", "-opt", str(path)]) == 2
+    assert "03.png" in capsys.readouterr().err
+    assert not (tmp_path / "experiments" / "toy" / "models").exists()
+
+
+def test_check_trains_nothing(tmp_path, capsys):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    assert main(["train", "-opt", str(path), "--check"]) == 0
+    assert "toy: no problem" in capsys.readouterr().out
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_train_then_test_then_infer_then_evaluate(tmp_path, capsys, monkeypatch):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    assert main(["train", "-opt", str(path)]) == 0
+    trained = json.loads((tmp_path / "results" / "toy" / "metrics.json").read_text())
+    entry = trained["datasets"]["toy"]
+    assert entry["metrics"]["psnr"]["num_images"] == 2
+    assert "crop 4" in entry["metrics"]["psnr"]["protocol"]
+    assert entry["baselines"]["bicubic"]["psnr"]["mean"] > 5
+    assert (tmp_path / "results" / "toy" / "report" / "index.html").exists()
+
+    weights = tmp_path / "experiments" / "toy" / "models" / "net_g_latest.pth"
+    arguments = ["-opt", str(path), "--force_yml", f"path:pretrain_network_g={weights}", "name=tested"]
+    assert main(["test", *arguments]) == 0
+    tested = json.loads((tmp_path / "results" / "tested" / "metrics.json").read_text())
+    assert tested["datasets"]["toy"]["metrics"]["psnr"]["mean"] == entry["metrics"]["psnr"]["mean"]
+
+    inputs = make_images(tmp_path / "in", num=2, size=16)
+    cv2.imwrite(str(inputs / "grey.png"), np.full((16, 20), 128, np.uint8))
+    cv2.imwrite(str(inputs / "alpha16.png"), np.full((16, 20, 4), 40000, np.uint16))
+    (inputs / "broken.png").write_bytes(b"not an image")
+    capsys.readouterr()
+    assert main(["infer", "-i", str(inputs), "-o", str(tmp_path / "out"), "-w", str(weights)]) == 1
+    assert "4 restored, 1 failed" in capsys.readouterr().out
+    out = {p.name: cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in (tmp_path / "out").iterdir()}
+    assert out["00.png"].shape == (64, 64, 3)
+    assert out["grey.png"].shape == (64, 80)
+    assert out["alpha16.png"].shape == (64, 80, 4)
+    assert out["alpha16.png"].dtype == np.uint16
+    assert "broken.png" not in out
+
+    gt = make_images(tmp_path / "gt_for_folder", num=2, size=64)
+    (tmp_path / "elsewhere").mkdir()
+    for p in gt.iterdir():
+        cv2.imwrite(str(tmp_path / "elsewhere" / f"{p.stem}_x.png"), cv2.imread(str(p)) // 2)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["-i", "elsewhere", "--gt", "gt_for_folder"]
+    assert main(["evaluate", *arguments]) == 2
+    assert "--suffix" in capsys.readouterr().err
+
+
+def test_foreign_weights_are_explained(tmp_path, capsys):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    torch.save({"params": {"conv.weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    arguments = ["--force_yml", f"path:pretrain_network_g={tmp_path / 'other.pth'}"]
+    assert main(["train", "-opt", str(path), *arguments]) == 2
+    assert "other.pth" in capsys.readouterr().err
