@@ -171,7 +171,8 @@ def test_references_to_root_entries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_references(reference: str) -> None:
     text = f"name: run\nloop: '${{name}}'\npath:\n  file: '${{{reference}}}'\n"
     problem = message(interpolate, parse_yaml(text, file="f.yml"))
-    assert problem.startswith(f"f.yml:4: file: '${{{reference}}}' does not name a plain entry at the top of the file; ")
+    expected = f"f.yml:4: path.file: '${{{reference}}}' does not name a plain entry at the top of the file; "
+    assert problem.startswith(expected)
     if reference == "nmae":
         assert problem.endswith("did you mean 'name'?")
 

@@ -289,13 +289,13 @@ def interpolate(data: PlacedDict) -> None:
 
         return _REFERENCE.sub(lookup, text)
 
-    def walk(value: Any, place: str) -> Any:
+    def walk(value: Any, path: str, place: str) -> Any:
         if isinstance(value, PlacedDict):
             for key, item in value.items():
-                value[key] = walk(item, f"{value.place_of(key)}: {key}")
+                value[key] = walk(item, f"{path}.{key}" if path else key, value.place_of(key))
             return value
         if isinstance(value, list):
-            return [walk(item, place) for item in value]
-        return replace(value, place) if isinstance(value, str) and "${" in value else value
+            return [walk(item, path, place) for item in value]
+        return replace(value, f"{place}: {path}") if isinstance(value, str) and "${" in value else value
 
-    walk(data, data.place)
+    walk(data, "", data.place)
