@@ -1,0 +1,200 @@
+"""Time of the second-order degradation: basicsr's `RealESRGANModel.feed_data` against ours, alternating in one run.
+
+basicsr is timed as shipped and, because one operator (a dense 51x51 unsharp mask) takes most of that, also with a
+separable unsharp mask of equal result. Both sides get 400x400 crops and return a 256 crop with its sharpened target and
+its LQ image; basicsr's blur kernels are made beforehand and not counted, ours are counted. On a CPU basicsr's own code
+needs two patches to run at all: `.cuda()` does nothing, and `filter2D` gets a contiguous image. On a machine that others
+use too, `--clock cpu` (processor time of this process) disturbs less than wall time.
+
+    python benchmarks/degradation.py --rounds 20 --shipped-rounds 4 --json results/degradation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tgsr.degradations.presets import X4PLUS  # noqa: E402
+from tgsr.degradations.second_order import SecondOrderSpace  # noqa: E402
+from tgsr.degradations.second_order_pipeline import final_kernels, stage_kernels  # noqa: E402
+from tgsr.degradations.usm import sharpen  # noqa: E402
+from tgsr.utils.image_io import list_images, read_image, to_tensor  # noqa: E402
+
+CROP, TARGET, SCALE = 400, 256, 4
+
+
+def load_crops(folder: Path | None, num: int, seed: int) -> torch.Tensor:
+    """`(num, 3, 400, 400)` random crops of a folder's images, or of photographs that come with scikit-image."""
+    if folder is None:
+        from skimage import data
+
+        images = [to_tensor(data.astronaut()), to_tensor(data.coffee()), to_tensor(data.rocket())]
+    else:
+        images = [to_tensor(read_image(p)) for p in list_images(folder)[:100]]
+    images = [x for x in images if min(x.shape[1:]) >= CROP]
+    if not images:
+        raise SystemExit(f"{folder}: no image of at least {CROP}x{CROP} pixels")
+    rng = np.random.default_rng(seed)
+    crops = []
+    for i in range(num):
+        x = images[i % len(images)]
+        top, left = (int(rng.integers(0, n - CROP + 1)) for n in x.shape[1:])
+        crops.append(x[:, top : top + CROP, left : left + CROP])
+    return torch.stack(crops).contiguous()
+
+
+def basicsr_feed(*, separable: bool) -> Callable[[dict[str, torch.Tensor]], None]:
+    """`feed_data` of basicsr's model without networks and without the pair pool."""
+    import torchvision.transforms.functional as functional
+
+    sys.modules.setdefault("torchvision.transforms.functional_tensor", functional)
+    torch.nn.Module.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
+    torch.Tensor.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
+    import basicsr.models.realesrgan_model as module
+    from basicsr.utils import DiffJPEG, USMSharp
+    from basicsr.utils.img_process_util import filter2D
+
+    module.filter2D = lambda img, kernel: filter2D(img.contiguous(), kernel)
+    model = module.RealESRGANModel.__new__(module.RealESRGANModel)
+    model.opt = {**X4PLUS, "gt_size": TARGET}
+    model.device, model.is_train = torch.device("cpu"), True
+    model.jpeger, model.usm_sharpener = DiffJPEG(differentiable=False), USMSharp()
+    model._dequeue_and_enqueue = lambda: None
+    if separable:
+        model.usm_sharpener = SeparableUSM()
+    return model.feed_data
+
+
+class SeparableUSM:
+    """basicsr's USMSharp with two one-dimensional OpenCV filters in place of its dense one."""
+
+    def __init__(self) -> None:
+        self.taps = cv2.getGaussianKernel(51, 0).astype(np.float32)
+
+    def _blur(self, x: torch.Tensor) -> torch.Tensor:
+        planes = x.contiguous().view(-1, *x.shape[2:]).numpy()
+        out = [cv2.sepFilter2D(p, -1, self.taps, self.taps, borderType=cv2.BORDER_REFLECT_101) for p in planes]
+        return torch.from_numpy(np.stack(out)).view_as(x)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        detail = x - self._blur(x)
+        soft = self._blur((detail.abs() * 255 > 10).float())
+        return soft * (x + 0.5 * detail).clip(0, 1) + (1 - soft) * x
+
+
+def our_sample(gt: torch.Tensor, space: SecondOrderSpace, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """One sample as a loader worker makes it: draw, sharpen, degrade, crop."""
+    params = space.draw(rng.random((1, space.num_uniforms)))
+    sharp = sharpen(gt[None])
+    lq = space.pipeline.apply(sharp, params)[0]
+    top, left = (int(rng.integers(0, (CROP - TARGET) // SCALE + 1)) for _ in range(2))
+    cut = lq[:, top : top + TARGET // SCALE, left : left + TARGET // SCALE]
+    high = (slice(None), slice(top * SCALE, top * SCALE + TARGET), slice(left * SCALE, left * SCALE + TARGET))
+    return gt[high], sharp[0][high], cut
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per sample of every form, one entry a round."""
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(0)
+    size = arguments.batch
+    crops = load_crops(arguments.images, 6 * size, arguments.seed).view(6, size, 3, CROP, CROP)
+    space = SecondOrderSpace()
+    codec = SecondOrderSpace(jpeg="codec")
+    rng = np.random.default_rng(arguments.seed)
+    random.seed(arguments.seed)
+    np.random.seed(arguments.seed)
+    torch.manual_seed(arguments.seed)
+    batches = []
+    for gt in crops:
+        drawn = space.draw(rng.random((size, space.num_uniforms)))
+        kernels = [stage_kernels(drawn, 1), stage_kernels(drawn, 2), final_kernels(drawn)]
+        names = ("kernel1", "kernel2", "sinc_kernel")
+        batches.append({"gt": gt, **{k: torch.from_numpy(v) for k, v in zip(names, kernels, strict=True)}})
+    shipped, separable = basicsr_feed(separable=False), basicsr_feed(separable=True)
+    forms: dict[str, Callable[[int], Any]] = {
+        "basicsr": lambda i: shipped(batches[i % 6]),
+        "basicsr_separable_usm": lambda i: separable(batches[i % 6]),
+        "ours": lambda i: [our_sample(x, space, rng) for x in crops[i % 6]],
+        "ours_codec": lambda i: [our_sample(x, codec, rng) for x in crops[i % 6]],
+    }
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for i in range(-2, arguments.rounds):
+        for name, form in forms.items():
+            if name == "basicsr" and (i >= arguments.shipped_rounds or i == -2):
+                continue
+            start = clock()
+            form(max(i, 0))
+            if i >= 0:
+                seconds[name].append((clock() - start) / size)
+    return summarise(seconds)
+
+
+def summarise(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Milliseconds per sample and ratios of means with an 80 % bootstrap interval over rounds."""
+    rng = np.random.default_rng(0)
+
+    def means(name: str) -> np.ndarray:
+        values = np.array(seconds[name])
+        return values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
+
+    result: dict[str, Any] = {"ms_per_sample": {}, "ratio": {}}
+    for name, values in seconds.items():
+        if values:
+            low, high = np.percentile(values, [10, 90]) * 1e3
+            result["ms_per_sample"][name] = {
+                "mean": float(np.mean(values)) * 1e3,
+                "median": float(np.median(values)) * 1e3,
+                "p10": float(low),
+                "p90": float(high),
+                "rounds": len(values),
+            }
+    for base in ("basicsr", "basicsr_separable_usm"):
+        for own in ("ours", "ours_codec"):
+            if seconds[base] and seconds[own]:
+                low, high = np.percentile(means(base) / means(own), [10, 90])
+                ratio = np.mean(seconds[base]) / np.mean(seconds[own])
+                result["ratio"][f"{base} / {own}"] = {"value": float(ratio), "low": float(low), "high": float(high)}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of images of at least 400x400; default: scikit-image's")
+    parser.add_argument("--batch", type=int, default=4, help="samples a round")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--shipped-rounds", type=int, default=4, help="rounds of basicsr as shipped (seconds each)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    result = {
+        "benchmark": "degradation",
+        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "opencv": cv2.__version__},
+        **measure(arguments),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
