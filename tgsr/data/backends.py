@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -46,13 +47,18 @@ class ImageSource(ABC):
         """Part of an image; cheaper than `read` only where pixels are stored raw."""
         return self.read(index)[top : top + height, left : left + width]
 
+    def check(self, index: int) -> tuple[int, int]:
+        """Height and width after reading the whole image; DataError when it cannot be read."""
+        height, width = self.read(index).shape[:2]
+        return height, width
+
     @property
     def reads_parts(self) -> bool:
         """Whether `read_crop` is cheaper than `read`."""
         return False
 
     def stamp(self, index: int) -> tuple[int, int] | None:
-        """Bytes and modification time of the image's own file; None where images share a file."""
+        """Bytes and modification time (ns) of the file that holds the image; None where it is not worth remembering."""
         return None
 
     def subset(self, indices: Sequence[int]) -> ImageSource:
@@ -78,6 +84,9 @@ class SubsetSource(ImageSource):
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
         return self.source.read_crop(self.indices[index], top, left, height, width)
+
+    def check(self, index: int) -> tuple[int, int]:
+        return self.source.check(self.indices[index])
 
     @property
     def reads_parts(self) -> bool:
@@ -112,6 +121,9 @@ class FileSource(ImageSource):
             raise DataError(f"two folders hold the same name {twice[0]}", place=str(roots[0]))
         return FileSource(files, names)
 
+    def subset(self, indices: Sequence[int]) -> ImageSource:
+        return FileSource([Path(self._files[i]) for i in indices], [self.names[i] for i in indices])
+
     def place(self, index: int) -> str:
         return self._files[index]
 
@@ -123,11 +135,16 @@ class FileSource(ImageSource):
         return read_image(self._files[index])
 
     def stamp(self, index: int) -> tuple[int, int] | None:
-        try:
-            stat = Path(self._files[index]).stat()
-        except OSError:
-            return None
-        return stat.st_size, stat.st_mtime_ns
+        return file_stamp(self._files[index])
+
+
+def file_stamp(path: Path | str) -> tuple[int, int] | None:
+    """Bytes and modification time (ns) of a file; None when it is absent."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 class MetaEntry(NamedTuple):

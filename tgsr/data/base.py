@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tgsr.data.backends import ImageSource, stems
 from tgsr.data.batch import Batch, PendingDegradation
 from tgsr.data.plan import SamplePlan
+from tgsr.data.preflight import PreflightReport, preflight
 from tgsr.degradations.base import Pipeline
 from tgsr.degradations.params import DegradationParams
 from tgsr.degradations.usm import sharpen
@@ -107,6 +108,20 @@ class ImageDataset(Dataset[Sample], ABC):
             raise DataError("no image is left after leaving out the bad ones")
         self.source = self.source.subset(indices)
         self._names = stems(self.source)
+
+    def sources(self) -> dict[str, ImageSource]:
+        """The image collections by role, `GT` and `LQ`, all of this set's length."""
+        return {"GT" if self.has_gt else "LQ": self.source}
+
+    def size_problem(self, sizes: Mapping[str, tuple[int, int]]) -> str | None:
+        """What is wrong with an image of these sizes (role -> height, width), or None."""
+        height, width = sizes["GT" if self.has_gt else "LQ"]
+        least = 1 if not self.has_gt else self.scale
+        return f"it is {width}x{height}, smaller than the scale" if min(height, width) < least else None
+
+    def preflight(self, *, skip_bad: bool = False) -> PreflightReport:
+        """Open all images once; see `tgsr.data.preflight.preflight`."""
+        return preflight(self, skip_bad=skip_bad)
 
     @abstractmethod
     def __getitem__(self, plan: SamplePlan) -> Sample:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -118,6 +118,12 @@ class GTDataset(ImageDataset):
         free = (self.degrade_size - self.gt_size) // self.scale
         return draw_crop(self.settings.seed, "crop2", sample).place(free, free) if free else (0, 0)
 
+    def size_problem(self, sizes: Mapping[str, tuple[int, int]]) -> str | None:
+        height, width = sizes["GT"]
+        if self.gt_size is not None and min(height, width) < self.gt_size:
+            return f"it is {width}x{height}, smaller than the crop gt_size {self.gt_size}"
+        return super().size_problem(sizes)
+
     def _degrade(self, sample: Sample) -> Sample:
         """Degrade in the worker and cut the training crop; same order of steps as `degrade_on_device`."""
         assert sample.gt is not None
@@ -230,6 +236,20 @@ class PairedDataset(ImageDataset):
         _check_multiple("gt_size", gt_size, scale)
         self.lq_source = self.lq_source.subset(range(len(self.source)))
         self.gt_size, self.use_hflip, self.use_rot = gt_size, use_hflip, use_rot
+
+    def sources(self) -> dict[str, ImageSource]:
+        return {"GT": self.source, "LQ": self.lq_source}
+
+    def size_problem(self, sizes: Mapping[str, tuple[int, int]]) -> str | None:
+        (height, width), (low_height, low_width) = sizes["GT"], sizes["LQ"]
+        scale, exact = self.scale, self.gt_size is not None
+        whole = (height // scale, width // scale) == (low_height, low_width)
+        if not whole or (exact and (height % scale or width % scale)):
+            ratio = f"{height / low_height:.4g} x {width / low_width:.4g}"
+            return f"GT is {width}x{height} and LQ {low_width}x{low_height}: the ratio is {ratio}, not {scale}"
+        if self.gt_size is not None and min(height, width) < self.gt_size:
+            return f"it is {width}x{height}, smaller than the crop gt_size {self.gt_size}"
+        return None
 
     def keep(self, indices: Sequence[int]) -> None:
         super().keep(indices)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tgsr.data.backends import ImageSource, stems
+from tgsr.data.backends import ImageSource, file_stamp, stems
 from tgsr.utils.errors import DataError, UserError
 from tgsr.utils.files import write_atomic
 from tgsr.utils.image_header import parse_header
@@ -72,6 +72,9 @@ class LmdbSource(ImageSource):
 
     def size(self, index: int) -> tuple[int, int]:
         return self._sizes[index]
+
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        return file_stamp(self.root / "data.mdb")
 
     def read(self, index: int) -> np.ndarray:
         with self._environment().begin(write=False, buffers=True) as transaction:

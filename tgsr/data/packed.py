@@ -53,6 +53,9 @@ class PackedSource(ImageSource):
     def size(self, index: int) -> tuple[int, int]:
         return self._entries[index][1:3]
 
+    def check(self, index: int) -> tuple[int, int]:
+        return self.size(index)  # raw pixels cannot be unreadable, and the length of the file was compared
+
     def read(self, index: int) -> np.ndarray:
         return np.array(self._view(index))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 
 from tgsr.data.backends import FileSource
-from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import write_atomic
 from tgsr.utils.image_io import list_images, probe_image, read_image, save_image, to_uint8
 
@@ -205,23 +206,29 @@ def run_parallel(
     """`work(*item)` for every item, in processes where `num_workers` > 1; results in the items' order."""
     items = list(items)
     results: list[T] = []
-    if num_workers <= 1:
+    for result in iter_parallel(work, items, num_workers=num_workers):
+        results.append(result)
+        if progress is not None:
+            progress(len(results), len(items))
+    return results
+
+
+def iter_parallel(work: Callable[..., T], items: Sequence[tuple[object, ...]], *, num_workers: int) -> Iterator[T]:
+    """Like `run_parallel`, each result as soon as it and all before it are there."""
+    if num_workers <= 1 or len(items) <= 1:
         for item in items:
-            results.append(work(*item))
-            if progress is not None:
-                progress(len(results), len(items))
-        return results
+            yield work(*item)
+        return
     context = get_context("spawn" if os.name == "nt" else "fork")
-    with ProcessPoolExecutor(min(num_workers, max(1, len(items))), context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(num_workers, len(items)), context, initializer=_one_thread) as pool:
         try:
-            for result in pool.map(work, *zip(*items, strict=True), chunksize=1):
-                results.append(result)
-                if progress is not None:
-                    progress(len(results), len(items))
+            yield from pool.map(work, *zip(*items, strict=True), chunksize=1)
+        except BrokenProcessPool:
+            remedy = "often memory ran out: use fewer workers; finished files are kept"
+            raise UserError("a worker process died", remedy=remedy) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return results
 
 
 def _one_thread() -> None:
