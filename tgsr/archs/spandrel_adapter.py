@@ -134,7 +134,7 @@ def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
             f"depths has {len(arguments['depths'])} entries, num_heads {len(arguments['num_heads'])}",
             remedy="one of each per group",
         )
-    if arguments["embed_dim"] % max(arguments["num_heads"]):
+    if any(arguments["embed_dim"] % heads for heads in arguments["num_heads"]):
         raise ConfigError(f"embed_dim {arguments['embed_dim']} cannot be split into the heads {arguments['num_heads']}")
     return {k: v for k, v in arguments.items() if k != "use_checkpoint"}
 
