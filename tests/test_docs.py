@@ -1,0 +1,30 @@
+"""The examples in the documentation run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCKS = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
+
+
+def test_extending_examples_work_together():
+    names: dict = {"__name__": "examples"}
+    for block in BLOCKS:
+        exec(block, names)  # noqa: S102
+    assert names["TinySR"](num_feat=4)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    same = torch.rand(2, 3, 4, 4)
+    assert names["LogCoshLoss"]().compare(same, same).tolist() == [0, 0]
+    assert names["MAE"]()(torch.ones(3, 2, 2), torch.zeros(3, 2, 2)) == pytest.approx(255)
+
+
+def test_links_lead_somewhere():
+    root = DOCS.parent
+    broken = []
+    for page in [root / "README.md", *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(root)} -> {target}")
+    assert not broken, broken
