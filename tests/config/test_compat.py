@@ -303,7 +303,7 @@ def test_places_survive_the_move(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     line = text.splitlines().index("    use_rott: true") + 1
-    expected = f"{tmp_path}/x.yml:{line}: datasets.train.dataset.use_rott: PairedDataset takes no 'use_rott'; did you mean"
+    expected = f"{tmp_path}/x.yml:{line}: datasets.train.dataset.use_rott: PairedDataset takes no 'use_rott'; did you"
     assert str(caught.value).startswith(expected)
 
 

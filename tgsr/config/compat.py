@@ -55,42 +55,15 @@ _DEGRADE_SIZE = 400
 """Real-ESRGAN degrades crops of this edge and cuts gt_size out of them."""
 
 _LOADER_KEYS = (
-    "dataset",
-    "batch_size_per_gpu",
-    "num_worker_per_gpu",
-    "prefetch_factor",
-    "preflight",
-    "skip_bad_images",
+    "dataset", "batch_size_per_gpu", "num_worker_per_gpu", "prefetch_factor", "preflight", "skip_bad_images",
 )
 _DATASET_KEYS = (
-    "dataroot_gt",
-    "dataroot_lq",
-    "meta_info",
-    "meta_info_file",
-    "io_backend",
-    "filename_tmpl",
-    "gt_size",
-    "use_hflip",
-    "use_flip",
-    "use_rot",
-    "color",
-    "mean",
-    "std",
+    "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file", "io_backend", "filename_tmpl", "gt_size",
+    "use_hflip", "use_flip", "use_rot", "color", "mean", "std",
 )
 _STAGE_KEYS = (
-    "blur_kernel_size",
-    "kernel_list",
-    "kernel_prob",
-    "sinc_prob",
-    "blur_sigma",
-    "betag_range",
-    "betap_range",
-    "resize_prob",
-    "resize_range",
-    "gaussian_noise_prob",
-    "noise_range",
-    "poisson_scale_range",
-    "gray_noise_prob",
+    "blur_kernel_size", "kernel_list", "kernel_prob", "sinc_prob", "blur_sigma", "betag_range", "betap_range",
+    "resize_prob", "resize_range", "gaussian_noise_prob", "noise_range", "poisson_scale_range", "gray_noise_prob",
     "jpeg_range",
 )
 _SPACE_KEYS = (*_STAGE_KEYS, *(f"{key}2" for key in _STAGE_KEYS), "second_blur_prob", "final_sinc_prob")
