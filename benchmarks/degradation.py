@@ -3,8 +3,8 @@
 basicsr is timed as shipped and, because one operator (a dense 51x51 unsharp mask) takes most of that, also with a
 separable unsharp mask of equal result. Both sides get 400x400 crops and return a 256 crop with its sharpened target and
 its LQ image; basicsr's blur kernels are made beforehand and not counted, ours are counted. On a CPU basicsr's own code
-needs two patches to run at all: `.cuda()` does nothing, and `filter2D` gets a contiguous image. On a machine that others
-use too, `--clock cpu` (processor time of this process) disturbs less than wall time.
+needs two patches to run at all: `.cuda()` does nothing, and `filter2D` gets a contiguous image. On a machine that
+others use too, `--clock cpu` (processor time of this process) is less disturbed than wall time.
 
     python benchmarks/degradation.py --rounds 20 --shipped-rounds 4 --json results/degradation.json
 """

@@ -221,3 +221,12 @@ def test_usm_convolution_form_equals_the_banded_form(monkeypatch: pytest.MonkeyP
 def test_noise_streams_differ_by_seed_and_stage() -> None:
     draws = [tuple(noise_generator(s, k).integers(0, 2**32, 4)) for s in (1, 2, 1 + 2**32) for k in (1, 2)]
     assert len(set(draws)) == 6
+
+
+def test_freed_memory_is_kept_where_glibc_allows_it() -> None:
+    import platform
+
+    from tgsr.utils.memory import keep_freed_memory
+
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    assert keep_freed_memory() == keep_freed_memory()

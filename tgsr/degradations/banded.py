@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-_BLOCK = 40
+_BLOCK = 24
 
 
 class Block(NamedTuple):
@@ -23,14 +23,19 @@ class Block(NamedTuple):
 
 def blocks_from_taps(index: np.ndarray, weights: np.ndarray) -> list[Block]:
     """Blocks of the matrix with `weights[i, t]` added at `(i, index[i, t])`; both are `(num_out, num_taps)`."""
+    starts = np.arange(0, len(index), _BLOCK)
+    low = np.minimum.reduceat(index.min(1), starts)
+    high = np.maximum.reduceat(index.max(1), starts) + 1
+    block = np.arange(len(index)) // _BLOCK
+    width = (high - low)[block]
+    row_start = np.concatenate([[0], np.cumsum(width)])
+    place = index + (row_start[:-1] - low[block])[:, None]
+    flat = np.bincount(place.ravel(), weights.ravel(), minlength=row_start[-1]).astype(np.float32)
     blocks = []
-    for start in range(0, len(index), _BLOCK):
-        taps = index[start : start + _BLOCK]
-        low, high = int(taps.min()), int(taps.max()) + 1
-        place = taps - low + (np.arange(len(taps)) * (high - low))[:, None]
-        flat = np.bincount(place.ravel(), weights[start : start + _BLOCK].ravel(), minlength=len(taps) * (high - low))
-        matrix = flat.reshape(len(taps), high - low).astype(np.float32)
-        blocks.append(Block(start, start + len(taps), low, high, matrix))
+    for start, first, last in zip(starts.tolist(), low.tolist(), high.tolist(), strict=True):
+        stop = min(start + _BLOCK, len(index))
+        matrix = flat[row_start[start] : row_start[stop]].reshape(stop - start, last - first)
+        blocks.append(Block(start, stop, first, last, matrix))
     return blocks
 
 
@@ -56,6 +61,7 @@ def gaussian_blocks(length: int, width: int) -> list[Block]:
     return blocks_from_taps(index, np.broadcast_to(taps, index.shape))
 
 
+@lru_cache(maxsize=8)
 def resize_blocks(length: int, out_length: int, mode: str, scale: float | None) -> list[Block]:
     """One axis of `torch.nn.functional.interpolate` without antialiasing.
 

@@ -16,6 +16,7 @@ from tgsr.degradations.noise import noise_generator
 from tgsr.degradations.params import DegradationParams
 from tgsr.degradations.presets import RESIZE_MODES
 from tgsr.utils.errors import ConfigError
+from tgsr.utils.memory import keep_freed_memory
 
 _GAUSSIAN, _POISSON = 0, 1
 _RESIZE_FIRST = 0
@@ -82,6 +83,7 @@ class SecondOrderPipeline(Pipeline):
             backend = "cpu" if gt.device.type == "cpu" else "torch"
         if backend == "torch":
             return _BatchRun(self, gt, params, generator).run()
+        keep_freed_memory()
         seeds = params["noise_seed"]
         if generator is not None:
             drawn = torch.randint(2**62, (len(gt),), generator=generator, device=generator.device)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tgsr.degradations import banded
+from tgsr.utils.memory import keep_freed_memory
 from tgsr.degradations.borders import reflect
 
 
@@ -47,6 +48,7 @@ def sharpen_hwc(img: np.ndarray, *, weight: float = 0.5, radius: int = 51, thres
 
 
 def _sharpen_planes(img: np.ndarray, weight: float, radius: int, threshold_255: float) -> np.ndarray:
+    keep_freed_memory()
     rows, columns = (banded.gaussian_blocks(n, radius) for n in img.shape[1:])
     detail = banded.apply(img, rows, columns)
     np.subtract(img, detail, out=detail)
