@@ -74,6 +74,7 @@ class Section:
     mode: Literal["auto", 1, True] = "auto"
     number: int | float = 0
     weights: dict[str, float] | None = None
+    steps: dict[int, str] = field(default_factory=FrozenDict)
     anything: Any = None
 
 
@@ -103,6 +104,7 @@ def message(text: str) -> str:
         ("number: 1", "number", 1),
         ("number: 1.0", "number", 1.0),
         ("weights: {a: 1}", "weights", {"a": 1.0}),
+        ("steps: {10: a}", "steps", {10: "a"}),
         ("inner: ~", "inner", Inner()),
         ("inner: {a: 2}", "inner", Inner(2)),
         ("things: ~", "things", {}),
@@ -138,6 +140,7 @@ def test_home_folder_is_understood() -> None:
         ("mode: fast", "f.yml:2: mode: expected one of 'auto', 1, true, got 'fast'"),
         ("number: x", "f.yml:2: number: expected a whole number or a number, got 'x'"),
         ("weights: {a: b}", "f.yml:2: weights.a: expected a number, got 'b'"),
+        ("steps: {ten: b}", "f.yml:2: steps.ten: expected a whole number as a key, got 'ten'"),
         ("inner: 3", "f.yml:2: inner: expected a section with entries of its own, got 3"),
         ("inner: {b: 3}", "f.yml:2: inner.b: there is no option 'b' here; known: a"),
         ("thing: 3", "f.yml:2: thing: expected a component, {type: NAME, ...}, got 3"),

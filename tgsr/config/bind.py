@@ -215,8 +215,19 @@ class _Binder:
         for key, item in value.items():
             here = _join(path, key)
             self.places[here] = value.place_of(key)
-            result[key] = self._checked(item, wanted, here, value.place_of(key))
+            name = self._key(key, args[0], here, value.place_of(key)) if args else key
+            result[name] = self._checked(item, wanted, here, value.place_of(key))
         return freeze(result)
+
+    def _key(self, key: str, wanted: Any, path: str, place: str) -> Any:
+        """Keys are read as texts; `{1: a}` for `dict[int, str]` becomes a number again."""
+        if wanted not in (int, float):
+            return key
+        try:
+            return wanted(key)
+        except ValueError:
+            self._problem(place, path, f"expected {_NAMES[wanted]} as a key, got '{key}'")
+            return None
 
     def _union(self, value: Any, members: tuple[Any, ...], path: str, place: str) -> Any:
         """The first member that fits, plain types that fit exactly before the others."""

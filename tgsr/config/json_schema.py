@@ -25,7 +25,7 @@ _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path:
 def json_schema() -> dict[str, Any]:
     """The schema of a whole option file.
 
-    Missing keys are not reported where a `_base_` may supply them; `tgsr check` does that. Legacy keys are not part
+    Missing keys are not reported where a `_base_` may supply them; `--check` does that. Legacy keys are not part
     of it.
     """
     maker = _Maker()
