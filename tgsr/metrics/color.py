@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from tgsr.config.spec import NonNegativeInt, PositiveInt
 from tgsr.metrics.base import METRICS, Metric
 from tgsr.metrics.images import check_images, crop, to_8bit
 
@@ -23,7 +24,7 @@ class ColorDrift(Metric):
 
     higher_is_better = False
 
-    def __init__(self, *, crop_border: int = 0, cell: int = 32) -> None:
+    def __init__(self, *, crop_border: NonNegativeInt = 0, cell: PositiveInt = 32) -> None:
         self.crop_border, self.cell = crop_border, cell
         self.protocol = f"RGB, crop {crop_border}, 8-bit levels, means of {cell}x{cell}"
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from tgsr.config.spec import NonNegativeInt
 from tgsr.metrics.base import METRICS, Metric
 from tgsr.metrics.images import check_images, crop, to_8bit
 from tgsr.utils.errors import UserError
@@ -36,7 +37,7 @@ class LPIPS(Metric):
         self,
         *,
         net: Literal["alex", "vgg", "squeeze"] = "alex",
-        crop_border: int = 0,
+        crop_border: NonNegativeInt = 0,
         pretrained: bool = True,
         weights: Path | None = None,
     ) -> None:

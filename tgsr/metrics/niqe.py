@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy.special import gamma
 
+from tgsr.config.spec import NonNegativeInt
 from tgsr.metrics.base import METRICS, Metric
 from tgsr.metrics.images import BT601, check_images, crop, describe, to_8bit
 from tgsr.utils.errors import DataError
@@ -41,7 +42,7 @@ class NIQE(Metric):
     higher_is_better = False
     needs_gt = False
 
-    def __init__(self, *, crop_border: int = 0, color: Literal["y"] = "y") -> None:
+    def __init__(self, *, crop_border: NonNegativeInt = 0, color: Literal["y"] = "y") -> None:
         self.crop_border = crop_border
         self.protocol = describe(color, crop_border)
 

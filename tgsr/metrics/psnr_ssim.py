@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tgsr.config.spec import NonNegativeInt
 from tgsr.metrics.base import METRICS, Metric
 from tgsr.metrics.images import BT601, Color, check_images, crop, describe, luma, to_8bit
 
@@ -29,7 +30,7 @@ class PSNR(Metric):
 
     higher_is_better = True
 
-    def __init__(self, *, crop_border: int = 0, color: Color = "y") -> None:
+    def __init__(self, *, crop_border: NonNegativeInt = 0, color: Color = "y") -> None:
         self.crop_border, self.color = crop_border, color
         self.protocol = describe(color, crop_border)
 
@@ -55,7 +56,7 @@ class SSIM(Metric):
 
     higher_is_better = True
 
-    def __init__(self, *, crop_border: int = 0, color: Color = "y") -> None:
+    def __init__(self, *, crop_border: NonNegativeInt = 0, color: Color = "y") -> None:
         self.crop_border, self.color = crop_border, color
         self.protocol = describe(color, crop_border)
         self._window = cv2.getGaussianKernel(WINDOW, WINDOW_SIGMA_PX)
