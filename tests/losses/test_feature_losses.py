@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.basicsr_oracle import load_basicsr
 from tests.losses.test_pixel_gan_losses import context_of
+from tgsr.losses.base import LOSSES, PairLoss
 from tgsr.losses.perceptual import PerceptualLoss, VGGFeatures, gram_matrix, vgg_layer_names
 from tgsr.losses.structure import FFTLoss, SSIMLoss, ssim_map
 from tgsr.metrics.psnr_ssim import SSIM
@@ -147,3 +148,30 @@ def test_fft_loss_by_hand():
     a = torch.zeros(2, 3, 8, 4)
     b = a + torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)
     torch.testing.assert_close(FFTLoss()(context_of(a, gt=b)), torch.tensor([0.5, 1.0]) * 32**0.5 / 64)
+
+
+OWN = [name for name in LOSSES.names() if LOSSES.get(name).__module__.startswith("tgsr.losses.")]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_contract(name):
+    """(B,) fp32, weighted, 0 at identity where it compares, finite gradient there and elsewhere, samples apart."""
+    extra = (
+        {"pretrained": False, "layer_weights": {"conv2_1": 1.0}, "style_weight": 1.0} if "Perceptual" in name else {}
+    )
+    torch.manual_seed(0)
+    loss = LOSSES.get(name)(**extra)
+    a, b = images(batch=3)
+    for target in (b, a.clone()):
+        x = a.clone().requires_grad_()
+        values = loss(context_of(x, gt=target))
+        assert values.shape == (3,)
+        assert values.dtype == torch.float32
+        values.sum().backward()
+        assert x.grad.isfinite().all()
+    if isinstance(loss, PairLoss):
+        assert values.abs().max() < 2e-6
+    values = loss(context_of(a, gt=b))
+    torch.testing.assert_close(loss(context_of(a[1:2], gt=b[1:2])), values[1:2], rtol=1e-4, atol=1e-6)
+    loss.loss_weight = 0.0
+    assert loss(context_of(a, gt=b)).tolist() == [0.0] * 3

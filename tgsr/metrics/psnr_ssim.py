@@ -69,7 +69,7 @@ class SSIM(Metric):
             images = [luma(image)[None] for image in images]
         if restored.is_cuda:
             return _ssim_torch(images[0].double(), images[1].double(), torch.from_numpy(self._window)).item()
-        channels = zip(images[0].double().numpy(), images[1].double().numpy(), strict=True)
+        channels = zip(*(image.cpu().double().numpy() for image in images), strict=True)
         return float(np.mean([_ssim_opencv(x, y, self._window) for x, y in channels]))
 
 
