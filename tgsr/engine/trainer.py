@@ -47,6 +47,8 @@ class Trainer:
         self.tasks = build.build_tasks(options)
         self.sampler = build.build_task_sampler(options, self.tasks)
         self.weighting = build.build_loss_weighting(options, self.tasks)
+        self.sampler.check(options)
+        self.weighting.check(options)
         # parts
         self.data = build.TrainData(options, context, self.tasks, self.sampler)
         self.model = build.build_model(options, context, self.weighting)

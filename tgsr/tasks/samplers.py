@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import read_json
 from tgsr.utils.registry import Registry
 from tgsr.utils.rng import generator
+
+if TYPE_CHECKING:
+    from tgsr.config.schema import Options
 
 TASK_SAMPLERS = Registry("task sampler", package="tgsr.tasks")
 
@@ -64,6 +67,9 @@ class TaskSampler(ABC):
     @abstractmethod
     def weights(self) -> np.ndarray:
         """(T,) current probability of each task, sum 1; for logs and tests."""
+
+    def check(self, options: Options) -> None:  # noqa: B027 - most samplers fit any run
+        """Refuse a run that does not go with the files this sampler was made from; called once before training."""
 
     def update(self, feedback: Feedback) -> None:  # noqa: B027 - most samplers never change
         """Adapt to what the interval showed."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tgsr.tasks.samplers import Feedback
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from tgsr.config.schema import Options
 
 LOSS_WEIGHTINGS = Registry("loss weighting", package="tgsr.tasks")
 
@@ -33,6 +36,9 @@ class LossWeighting(ABC):
             task_ids: `(B,)` int64 on the same device.
             iteration: counted from 0; the only key of random weightings besides the seed.
         """
+
+    def check(self, options: Options) -> None:  # noqa: B027
+        """Refuse a run that does not go with the files this weighting was made from; called once before training."""
 
     def update(self, feedback: Feedback) -> None:  # noqa: B027
         """Adapt to what the interval showed."""
