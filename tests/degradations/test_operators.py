@@ -230,3 +230,13 @@ def test_freed_memory_is_kept_where_glibc_allows_it() -> None:
 
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
     assert keep_freed_memory() == keep_freed_memory()
+
+
+def test_usm_of_an_image_smaller_than_its_filter() -> None:
+    from tgsr.degradations import usm
+
+    x = _photo(20, 9)
+    convolved = usm._blur(x, usm._taps(51, x.device))
+    banded = usm.banded.apply(x[0].numpy(), *(usm.banded.gaussian_blocks(n, 51) for n in (20, 9)))
+    np.testing.assert_allclose(banded, convolved[0].numpy(), atol=1e-6)
+    assert sharpen(x).shape == x.shape

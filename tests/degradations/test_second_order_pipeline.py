@@ -175,3 +175,12 @@ def test_sizes_of_batch_and_params_must_agree() -> None:
     pipeline, params = _draw(3)
     with pytest.raises(ValueError, match="2 images but 3 rows"):
         pipeline.apply(_photo(2), params)
+
+
+def test_images_smaller_than_a_kernel() -> None:
+    pipeline, params = _draw(12, seed=13)
+    gt = _photo(12)[:, :, :12, :16]
+    for backend in ("cpu", "torch"):
+        out = pipeline.apply(gt, params, backend=backend)
+        assert out.shape == (12, 3, 3, 4)
+        assert out.isfinite().all()

@@ -55,8 +55,9 @@ def apply(img: np.ndarray, rows: list[Block], columns: list[Block]) -> np.ndarra
 @lru_cache(maxsize=16)
 def gaussian_blocks(length: int, width: int) -> list[Block]:
     """A Gaussian of odd `width` taps with OpenCV's automatic sigma, reflecting at the ends (edge not repeated)."""
-    index = np.abs(np.arange(length)[:, None] + np.arange(width) - width // 2)
-    index = np.where(index >= length, 2 * (length - 1) - index, index)
+    period = max(1, 2 * (length - 1))
+    index = (np.arange(length)[:, None] + np.arange(width) - width // 2) % period
+    index = np.where(index < length, index, period - index)
     taps = cv2.getGaussianKernel(width, 0).astype(np.float32).reshape(1, -1)
     return blocks_from_taps(index, np.broadcast_to(taps, index.shape))
 

@@ -148,7 +148,8 @@ def _resized(
     h, w = source
     if stage == last:
         return (max(1, int(h / scale * factor)), max(1, int(w / scale * factor))), None
-    return (int(h * factor), int(w * factor)), factor
+    size = (int(h * factor), int(w * factor))
+    return (size, factor) if min(size) else ((max(1, size[0]), max(1, size[1])), None)
 
 
 class _BatchRun:

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from tgsr.degradations import banded
-from tgsr.utils.memory import keep_freed_memory
 from tgsr.degradations.borders import reflect
+from tgsr.utils.memory import keep_freed_memory
 
 
 def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, threshold_255: float = 10.0) -> torch.Tensor:
@@ -21,7 +21,7 @@ def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, thresho
     Gaussian. On a CPU the filters are banded matrix products, elsewhere two one-dimensional convolutions.
 
     Args:
-        img: `(B, 3, H, W)` or `(3, H, W)` float32 RGB in [0, 1]; H, W > radius // 2.
+        img: `(B, 3, H, W)` or `(3, H, W)` float32 RGB in [0, 1].
         weight: strength.
         radius: odd width of the Gaussian in pixels (its sigma is OpenCV's for that width, 8.0 for 51).
         threshold_255: detail below it is left alone.
