@@ -27,7 +27,7 @@ from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write
 from tgsr.utils.image_io import read_image, save_image, to_tensor, to_uint8
 
 SCHEMA_VERSION = 1
-MANIFEST, PARAMS, LQ_FOLDER = "benchmark.json", "params.jsonl", "LQ"
+MANIFEST, PARAMS, PAIRS, LQ_FOLDER = "benchmark.json", "params.jsonl", "pairs.txt", "LQ"
 _PARTIAL = "params.partial.jsonl"
 
 Pairing = Literal["one", "cycle", "all"]
@@ -59,7 +59,8 @@ def build_benchmark(
     Args:
         gt: a folder of images, or any source.
         tasks: whose pipelines degrade. A single task of the whole space draws anew for every image.
-        output: gets `LQ/` (PNG), `params.jsonl` (one line an image) and `benchmark.json`. A stopped run goes on.
+        output: gets `LQ/` (PNG), `params.jsonl` (one line an image), `pairs.txt` and `benchmark.json`. A stopped run
+            goes on.
         seed: of the draws.
         pairing: `one`: all images by one task; `cycle`: image `i` by task `i mod T`, e.g. 100 images and the tasks of
             a group; `all`: every image by every task, in `LQ/<task>/`.
@@ -69,7 +70,8 @@ def build_benchmark(
         progress: called with (images done, all).
 
     Returns:
-        The LQ folder.
+        The LQ folder. As a `PairedDataset`: `dataroot_gt` the ground truth, `dataroot_lq` the output, `meta_info`
+        its `pairs.txt`; or, when all images were used, `dataroot_lq` the LQ folder.
 
     Raises:
         DataError: `output` holds another benchmark, or an image cannot be read.
@@ -90,6 +92,8 @@ def build_benchmark(
             progress(len(done), len(jobs))
     lines = "".join(to_json(done[job.file]) + "\n" for job in jobs)
     write_atomic(output / PARAMS, lambda file: file.write(lines.encode()))
+    pairs = "".join(f"{source.names[row]}, {job.file}\n" for row, job in zip(rows, jobs, strict=True))
+    write_atomic(output / PAIRS, lambda file: file.write(pairs.encode()))
     write_json(output / MANIFEST, {**identity, "complete": True, "made_with": versions()})
     (output / _PARTIAL).unlink(missing_ok=True)
     return output / LQ_FOLDER
@@ -199,7 +203,11 @@ def _finished(output: Path, jobs: Sequence[_Job]) -> dict[str, dict[str, Any]]:
     """Records of images that are there already."""
     wanted = {job.file for job in jobs}
     records = [*read_jsonl(output / PARAMS), *read_jsonl(output / _PARTIAL)]
-    return {r["file"]: r for r in records if r["file"] in wanted and (output / r["file"]).is_file()}
+    done = {r["file"]: r for r in records if r["file"] in wanted and (output / r["file"]).is_file()}
+    if (output / _PARTIAL).exists():  # without the line that a killed writer may have cut
+        lines = "".join(to_json(r) + "\n" for r in done.values())
+        write_atomic(output / _PARTIAL, lambda file: file.write(lines.encode()))
+    return done
 
 
 def _make(source: ImageSource, job: _Job, seed: int, output: Path) -> dict[str, Any]:

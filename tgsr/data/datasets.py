@@ -81,7 +81,7 @@ class GTDataset(ImageDataset):
             raise ConfigError(f"degrade_size {degrade_size} must be at least gt_size {gt_size}")
         self.use_hflip, self.use_rot = use_hflip, use_rot
         self._val_task = None if task is None or tasks is None else tasks[tasks.index(task)]
-        self._lq_cache: dict[tuple[int, str], np.ndarray] = {}
+        self._lq_cache: dict[tuple[str, str], np.ndarray] = {}
         self._lq_cache_bytes = 0
 
     def __getitem__(self, plan: SamplePlan) -> Sample:
@@ -176,7 +176,7 @@ class GTDataset(ImageDataset):
 
     def _val_lq(self, index: int, task: Task, gt: torch.Tensor, params: DegradationParams) -> torch.Tensor:
         """LQ of a validation image; kept in memory up to a limit, since every validation asks for the same."""
-        key = (index, task.id)
+        key = (self.name(index), task.id)
         if key in self._lq_cache:
             return to_tensor(self._lq_cache[key])[None]
         lq = task.space.pipeline.apply(gt, params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -29,11 +30,16 @@ def write_atomic(path: Path | str, write: Callable[[IO[bytes]], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise UserError(f"cannot be written: {error}", place=str(path), remedy="free space or check the folder") from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # e.g. its folder is a file: the error that led here says more
+        path.unlink()
 
 
 class _Encoder(json.JSONEncoder):
