@@ -5,3 +5,7 @@ Cao et al., "Grouped Multiple-Degradation Restoration with Image Degradation Sim
 `search.py` (5.1: preprocessing and Algorithm 1) with its oracle in `oracle.py`, `router.py` (5.2: selection and
 generalisation), `paper_values.py` (what the paper reports).
 """
+
+from tgsr.methods.degradation_similarity import comparison, routing, stages, tasks
+
+__all__ = ["comparison", "routing", "stages", "tasks"]

@@ -25,6 +25,7 @@ from tgsr.methods.degradation_similarity.ggd import (
 from tgsr.methods.degradation_similarity.similarity import centred_gram
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import read_json, write_atomic, write_json
+from tgsr.utils.image_io import to_tensor
 from tgsr.utils.registry import did_you_mean
 from tgsr.utils.rng import generator
 
@@ -307,3 +308,29 @@ class Router:
             folder=path.parent,
             about=data["about"],
         )
+
+
+def routed_restorers(path: Path | str, make_restorer: Any) -> Any:
+    """How `inference.py --router` picks the network of each image.
+
+    Args:
+        path: `router.json`.
+        make_restorer: `(weights, option file or None) -> restorer`; called once for each group that is chosen.
+
+    Returns:
+        Image `(H, W, 3)` uint8 or float in [0, 1] -> its restorer and what the router says, for `choices.jsonl`.
+    """
+    router = Router.load(path)
+    known: dict[int, Any] = {}
+
+    def choose(image: np.ndarray) -> tuple[Any, dict[str, Any]]:
+        choice = router.choose(to_tensor(image))
+        if choice.group not in known:
+            if choice.weights is None:
+                raise DataError(f"group '{choice.name}' has no weights", place=str(path), remedy="name them there")
+            known[choice.group] = make_restorer(choice.weights, None)
+        words = {k: v for k, v in asdict(choice).items() if k != "weights" and v != ""}
+        words["divergence"] = None if math.isinf(choice.divergence) else choice.divergence
+        return known[choice.group], words
+
+    return choose

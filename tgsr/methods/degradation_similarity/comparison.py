@@ -1,0 +1,188 @@
+"""Stage that answers whether grouping helps: single, mixed, grouped and random groups at equal budgets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tgsr.config.options import options_hash
+from tgsr.config.schema import Options
+from tgsr.config.spec import PositiveInt
+from tgsr.engine.context import Context
+from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.stages import make_restorer
+from tgsr.methods.degradation_similarity import figures
+from tgsr.methods.degradation_similarity.oracle import OracleMemo
+from tgsr.methods.degradation_similarity.search import random_partition
+from tgsr.methods.degradation_similarity.stages import build_set, load_groups, with_seed
+from tgsr.methods.degradation_similarity.trainings import (
+    GroupTrainer,
+    all_tasks,
+    evaluate_tasks,
+    group_options,
+    protocol_hash,
+    scaled_budget,
+    stoppable,
+    training_protocol,
+)
+from tgsr.tasks.task import TaskSet
+from tgsr.utils.errors import DataError, UserError
+from tgsr.utils.files import append_jsonl, read_jsonl, write_json
+from tgsr.utils.rng import generator
+
+logger = logging.getLogger("tgsr")
+Arm = list[tuple[str, ...]]
+
+
+@RUNNERS.register()
+class CompareGrouping(Runner):
+    """Table 1 at any scale -> `comparison.json`: what each way to share networks costs, per degradation and seed.
+
+    Arms: `single` (one network per degradation), `mixed` (one for all), `mixed_long` (one for all with as many
+    iterations as all groups together, so that a task sees as many samples as in its group), `grouped` (the search's
+    groups), `random` (random groups of the same sizes, another draw for each seed). All but `mixed_long` train each
+    network for the iterations of the option file.
+
+    Args:
+        groups: `groups.json`; its search's trainings are used again where the configuration is the same.
+        val: set that the trainings are measured on while they run, as in the search.
+        test: set under `datasets.val` for the final numbers.
+        arms: which of the arms.
+        seeds: of weights, crops and draws; the random groups too.
+        single_seeds: seeds of the single-task networks, the dearest arm.
+        processes: see `SearchGrouping`.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        context: Context,
+        groups: Path,
+        val: str,
+        test: str,
+        arms: Sequence[str] = ("single", "mixed", "mixed_long", "grouped", "random"),
+        seeds: Sequence[int] = (0, 1, 2),
+        single_seeds: Sequence[int] = (0,),
+        processes: PositiveInt | None = None,
+    ) -> None:
+        super().__init__(options=options, context=context)
+        self.groups, self.val, self.test, self.arms = groups, val, test, list(arms)
+        self.seeds, self.single_seeds, self.processes = list(seeds), list(single_seeds), processes
+
+    def run(self) -> None:
+        found = load_groups(self.groups)
+        partition = [tuple(sorted(g["members"])) for g in found["groups"]]
+        tasks = all_tasks(self.options)
+        with stoppable(self.context):
+            for seed in self.seeds:
+                for arm in self.arms:
+                    if arm != "single" or seed in self.single_seeds:
+                        self._run_arm(arm, seed, self._groups_of(arm, seed, partition, tasks), tasks, len(partition))
+            if self.context.is_main:
+                self._write(found, tasks)
+
+    def _groups_of(self, arm: str, seed: int, partition: Arm, tasks: TaskSet) -> Arm:
+        names = tasks.names
+        if arm == "grouped":
+            return partition
+        if arm == "random":
+            drawn = random_partition([len(g) for g in partition], generator(seed, "random-groups"))
+            return [tuple(sorted(names[i] for i in g)) for g in drawn]
+        return [(n,) for n in names] if arm == "single" else [tuple(sorted(names))]
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "measured.jsonl"
+
+    def _run_arm(self, arm: str, seed: int, groups: Arm, tasks: TaskSet, num_groups: int) -> None:
+        options = with_seed(self.options, seed)
+        factor = num_groups if arm == "mixed_long" else 1
+        options = scaled_budget(options, factor)
+        done = {(r["arm"], r["seed"]) for r in read_jsonl(self.log) if r["config"] == self._config(options)}
+        if (arm, seed) in done:
+            return
+        folder = self.folder / (f"seed_{seed}" if factor == 1 else f"seed_{seed}_x{factor}")
+        with GroupTrainer(options, self.context, folder, val=self.val, processes=self.processes) as trainer:
+            self._reuse(trainer)
+            trainer([g for g in groups if trainer.memo.get(g) is None])
+            if not self.context.is_main:
+                return
+            psnr: dict[str, float] = {}
+            for group in groups:
+                psnr.update(self._measure(options, trainer, group, tasks))
+        record = {
+            "arm": arm, "seed": seed, "config": self._config(options), "groups": groups,
+            "iterations": options.train.total_iter, "psnr": psnr,
+            "samples_per_task": {n: self._samples(options, len(g)) for g in groups for n in g},
+        }  # fmt: skip
+        append_jsonl(self.log, record)
+        logger.info("%s, seed %d: %.2f dB on average", arm, seed, sum(psnr.values()) / len(psnr))
+
+    def _config(self, options: Options) -> str:
+        return protocol_hash({**training_protocol(options, self.val), "test": str(options.datasets.val[self.test])})
+
+    def _samples(self, options: Options, group_size: int) -> int:
+        assert options.train is not None
+        assert options.datasets.train is not None
+        per_iteration = options.datasets.train.batch_size_per_gpu * options.train.accumulation_steps
+        return round(options.train.total_iter * per_iteration / group_size)
+
+    def _reuse(self, trainer: GroupTrainer) -> None:
+        """Take over what the search has trained with the very same configuration."""
+        path = self.groups.parent / "oracle.json"
+        if path.exists() and self.context.is_main:
+            with suppress(DataError):  # the memo of another configuration: nothing to take over
+                for trained in OracleMemo(path, config=trainer.memo.config).trainings:
+                    if trained.status == "ok" and trainer.memo.get(trained.names) is None:
+                        trainer.memo.add(trained)
+        self.context.barrier()
+        trainer.memo.reload()
+
+    def _measure(
+        self, options: Options, trainer: GroupTrainer, group: tuple[str, ...], tasks: TaskSet
+    ) -> dict[str, float]:
+        trained = trainer.memo.get(group)
+        if trained is None or trained.status != "ok":
+            raise UserError(
+                f"the training of {'+'.join(group)} failed: {trained.error if trained else 'no result'}",
+                place=str(trainer.memo.path), remedy="remove its entry from the memo to train it again",
+            )  # fmt: skip
+        restore = checkpoint_restorer(options, trained.checkpoint, self.context)
+        return evaluate_tasks(restore, options, self.test, "psnr", tasks.subset(group), self.context)
+
+    def _write(self, found: dict[str, Any], tasks: TaskSet) -> None:
+        dataset = build_set(self.options, self.test, tasks)
+        metric = self.options.val.metrics["psnr"].build()
+        inputs = evaluate_tasks(lambda lq: lq, self.options, self.test, "psnr", tasks, self.context)
+        content = {
+            "schema": "tgsr.grids_comparison",
+            "version": 1,
+            "options": options_hash(self.options),
+            "degradations": tasks.names,
+            "groups": [g["members"] for g in found["groups"]],
+            "test": {"name": self.test, "num_images": len(dataset), "protocol": metric.protocol},
+            "input_psnr": inputs,
+            "runs": self._records(),
+        }
+        write_json(self.folder / "comparison.json", content)
+        page = figures.comparison_report(content).write(self.folder / "report")
+        logger.info("report: %s", page)
+
+    def _records(self) -> list[dict[str, Any]]:
+        """The newest record of each arm and seed of this configuration."""
+        records: dict[tuple[str, int], dict[str, Any]] = {}
+        for record in read_jsonl(self.log):
+            if record["seed"] in self.seeds and record["arm"] in self.arms:
+                records[record["arm"], record["seed"]] = record
+        return list(records.values())
+
+
+def checkpoint_restorer(options: Options, checkpoint: str, context: Context) -> Any:
+    """The network of the options with the weights of one training."""
+    run = group_options(options, Path(), ("unused",))
+    return make_restorer(replace(run, path=replace(run.path, pretrain_network_g=Path(checkpoint))), context)
