@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -62,10 +63,6 @@ class LmdbSource(ImageSource):
         if not self.names:
             raise DataError("the LMDB holds no images", place=str(root))
         self._keys = [_key(n) for n in self.names]
-        self._env: tuple[int, Any] = (0, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_env": (0, None)}
 
     def place(self, index: int) -> str:
         return f"{self.root}:{self._keys[index]}"
@@ -77,20 +74,34 @@ class LmdbSource(ImageSource):
         return file_stamp(self.root / "data.mdb")
 
     def read(self, index: int) -> np.ndarray:
-        with self._environment().begin(write=False, buffers=True) as transaction:
+        with _reader(os.path.realpath(self.root)).get().begin(write=False, buffers=True) as transaction:
             value = transaction.get(self._keys[index].encode())
             if value is None:
                 raise DataError("the LMDB lacks this key, which its meta_info.txt names", place=self.place(index))
             return decode_image(bytes(value), place=self.place(index))[0]
 
-    def _environment(self) -> Any:
-        pid = os.getpid()
-        if self._env[0] != pid:  # an environment must not be carried over a fork
+
+class _Reader:
+    """The one environment through which this process reads an LMDB; opened again after a fork."""
+
+    def __init__(self, root: str) -> None:
+        self.root, self._pid, self._environment = root, 0, None
+
+    def get(self) -> Any:
+        if self._pid != os.getpid():
+            if self._environment is not None:
+                self._environment.close()
             try:
-                self._env = (pid, _open(self.root, readonly=True))
+                self._environment, self._pid = _open(Path(self.root), readonly=True), os.getpid()
             except _lmdb().Error as error:
-                raise DataError(f"the LMDB cannot be opened: {error}", place=str(self.root)) from None
-        return self._env[1]
+                raise DataError(f"the LMDB cannot be opened: {error}", place=self.root) from None
+        return self._environment
+
+
+@cache
+def _reader(root: str) -> _Reader:
+    """One for each LMDB, since the library refuses a second environment of the same file in a process."""
+    return _Reader(root)
 
 
 def _open(root: Path, *, readonly: bool) -> Any:
