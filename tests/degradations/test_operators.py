@@ -240,3 +240,16 @@ def test_usm_of_an_image_smaller_than_its_filter() -> None:
     banded = usm.banded.apply(x[0].numpy(), *(usm.banded.gaussian_blocks(n, 51) for n in (20, 9)))
     np.testing.assert_allclose(banded, convolved[0].numpy(), atol=1e-6)
     assert sharpen(x).shape == x.shape
+
+
+def test_blas_threads_are_one_inside_and_restored_outside() -> None:
+    from tgsr.utils import threads
+
+    libraries = threads._openblas()
+    before = [get() for get, _ in libraries]
+    with threads.one_blas_thread():
+        assert all(get() == 1 for get, _ in libraries)
+        with threads.one_blas_thread():
+            pass
+        assert all(get() == 1 for get, _ in libraries)
+    assert [get() for get, _ in libraries] == before

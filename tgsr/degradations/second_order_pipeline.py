@@ -17,6 +17,7 @@ from tgsr.degradations.params import DegradationParams
 from tgsr.degradations.presets import RESIZE_MODES
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.memory import keep_freed_memory
+from tgsr.utils.threads import one_blas_thread
 
 _GAUSSIAN, _POISSON = 0, 1
 _RESIZE_FIRST = 0
@@ -90,10 +91,11 @@ class SecondOrderPipeline(Pipeline):
             seeds = drawn.cpu().numpy()
         kernels = [stage_kernels(params, 1), stage_kernels(params, 2), final_kernels(params)]
         out = torch.empty(len(gt), 3, gt.shape[2] // self.scale, gt.shape[3] // self.scale)
-        for i in range(len(gt)):
-            planes = gt[i].detach().cpu().contiguous().numpy()
-            lq = self.apply_one(planes, params.row(i), [k[i] for k in kernels], int(seeds[i]))
-            out[i] = torch.from_numpy(lq)
+        with one_blas_thread():
+            for i in range(len(gt)):
+                planes = gt[i].detach().cpu().float().contiguous().numpy()
+                lq = self.apply_one(planes, params.row(i), [k[i] for k in kernels], int(seeds[i]))
+                out[i] = torch.from_numpy(lq)
         return out.to(gt.device)
 
     def apply_one(self, img: np.ndarray, row: dict[str, Any], kernels: list[np.ndarray], seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tgsr.degradations import banded
 from tgsr.degradations.borders import reflect
 from tgsr.utils.memory import keep_freed_memory
+from tgsr.utils.threads import one_blas_thread
 
 
 def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, threshold_255: float = 10.0) -> torch.Tensor:
@@ -47,6 +48,7 @@ def sharpen_hwc(img: np.ndarray, *, weight: float = 0.5, radius: int = 51, thres
     return np.ascontiguousarray(_sharpen_planes(planes, weight, radius, threshold_255).transpose(1, 2, 0))
 
 
+@one_blas_thread()
 def _sharpen_planes(img: np.ndarray, weight: float, radius: int, threshold_255: float) -> np.ndarray:
     keep_freed_memory()
     rows, columns = (banded.gaussian_blocks(n, radius) for n in img.shape[1:])
