@@ -62,7 +62,7 @@ class SearchResult:
     Attributes:
         partition: the first feasible partition with the fewest groups (equation 6), or all of them.
         max_size: L_max of the preprocessing.
-        kept: number of candidate groups of each size after the cut-offs, by size from 1.
+        kept: number of candidate groups after the cut-off, of each size that came into question.
         drops: every group asked for, in the order of the first question.
         num_candidates: partitions that were verified.
     """
@@ -156,6 +156,7 @@ class GroupingSearch:
         self.ranked = rank_groups(np.asarray(distance), bucket=bucket)
         self._mean = {r.group: r.mean for groups in self.ranked.values() for r in groups}
         self.drops: dict[Group, float] = {}
+        self.kept: dict[int, list[Group]] = {}
         self._failed: set[Group] = set()
         self._num_candidates = 0
 
@@ -166,7 +167,6 @@ class GroupingSearch:
         and a scan upwards asks the oracle for no more. All singles are feasible, so there is always an answer.
         """
         self.max_size = self._largest_size()
-        self.kept = {size: self._cut(size) for size in range(1, self.max_size + 1)}
         solutions: list[list[Group]] = []
         for num_groups in range(math.ceil(self.num / self.max_size), self.num + 1):
             for partition in self._partitions(num_groups):
@@ -179,7 +179,7 @@ class GroupingSearch:
         return SearchResult(
             partition=solutions[0],
             max_size=self.max_size,
-            kept={size: len(groups) for size, groups in self.kept.items()},
+            kept={size: len(groups) for size, groups in sorted(self.kept.items())},
             drops=self.drops,
             num_candidates=self._num_candidates,
             solutions=solutions,
@@ -222,30 +222,35 @@ class GroupingSearch:
         )
         return groups[: last + 1]
 
+    def _holding(self, size: int, member: int) -> list[Group]:
+        """Kept groups of a size that hold a degradation, in rank order.
+
+        The cut-off of a size is sought when the first partition could use it, which spares trainings.
+        """
+        if size not in self.kept:
+            self.kept[size] = self._cut(size)
+        return [g for g in self.kept[size] if member in g]
+
     def _partitions(self, num_groups: int) -> Iterator[list[Group]]:
         """Exact covers by at most `num_groups` kept groups, large groups first, depth first.
 
-        The next group must hold the first uncovered degradation, so every partition comes once.
+        The next group must hold the first uncovered degradation, so every partition comes once. Groups too small to
+        leave a coverable rest are not looked at.
         """
-        by_first: dict[int, list[Group]] = {d: [] for d in range(self.num)}
-        for size in range(self.max_size, 0, -1):
-            for group in self.kept[size]:
-                for member in group:
-                    by_first[member].append(group)
 
         def extend(covered: frozenset[int], chosen: list[Group]) -> Iterator[list[Group]]:
-            left = self.num - len(covered)
+            left, places = self.num - len(covered), num_groups - len(chosen)
             if not left:
                 yield list(chosen)
                 return
-            if (num_groups - len(chosen)) * self.max_size < left:
-                return
             first = next(d for d in range(self.num) if d not in covered)
-            for group in by_first[first]:
-                if group not in self._failed and covered.isdisjoint(group):
-                    yield from extend(covered | set(group), [*chosen, group])
-                    if not self._failed.isdisjoint(chosen):
-                        return  # a chosen group failed meanwhile: nothing below it can be feasible
+            smallest = max(1, left - (places - 1) * self.max_size)
+            for size in range(min(self.max_size, left), smallest - 1, -1) if places else ():
+                for group in self._holding(size, first):
+                    if group not in self._failed and covered.isdisjoint(group):
+                        yield from extend(covered | set(group), [*chosen, group])
+                        if not self._failed.isdisjoint(chosen):
+                            return  # a chosen group failed meanwhile: nothing below it can be feasible
 
         yield from extend(frozenset(), [])
 

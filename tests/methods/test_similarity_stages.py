@@ -1,0 +1,238 @@
+"""The stages of GRIDS from end to end on tiny images: artefacts, resume, memo, routed inference."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from skimage import data
+
+import tgsr.methods.degradation_similarity  # noqa: F401 - registers the stages
+from tgsr.config.options import load_options
+from tgsr.engine.context import Context
+from tgsr.engine.runner import make_runner, run_stage
+from tgsr.methods.degradation_similarity import trainings
+from tgsr.methods.degradation_similarity.router import Router, routed_restorers
+from tgsr.methods.degradation_similarity.similarity import Similarity
+from tgsr.methods.degradation_similarity.stages import load_groups
+from tgsr.methods.degradation_similarity.trainings import (
+    GroupTrainer,
+    run_name,
+    scaled_budget,
+    training_protocol,
+)
+from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.files import read_json, read_jsonl
+from tgsr.utils.image_io import save_image
+
+NAMES = ["defocus", "ringing", "gaussian_noise"]
+
+
+def base(root):
+    images = {"type": "GTDataset", "dataroot_gt": str(root / "images")}
+    return {
+        "name": "base",
+        "scale": 1,
+        "device": "cpu",
+        "degradation": {"space": {"type": "NamedMix", "degradations": NAMES}},
+        "datasets": {
+            "train": {
+                "dataset": {**images, "gt_size": 16},
+                "batch_size_per_gpu": 2,
+                "num_worker_per_gpu": 0,
+                "preflight": False,
+            },
+            "val": {
+                "images": {**images, "val_crop": 32, "max_images": 2},
+                "whole": images,
+                "photos": {"type": "LQDataset", "dataroot_lq": str(root / "images")},
+            },
+        },
+        "network_g": {"type": "SRResNetSameSize", "num_feat": 4, "num_block": 1},
+        "train": {
+            "total_iter": 3,
+            "optim_g": {"type": "AdamW", "lr": 1e-3},
+            "scheduler": {"type": "CosineAnnealingLR", "T_max": 3},
+            "losses": {"pixel": {"type": "L1Loss"}},
+        },
+        "val": {"metrics": {"psnr": {"type": "PSNR", "color": "rgb", "crop_border": 0}}},
+        "path": {"experiments_root": str(root / "experiments"), "results_root": str(root / "results")},
+        "logger": {"use_tb_logger": False},
+    }
+
+
+def options_of(root, name, run, **changes):
+    content = {**base(root), "name": name, "run": run, **changes}
+    path = root / f"{name}.yml"
+    path.write_text(yaml.safe_dump(content))
+    return load_options(path)
+
+
+def context():
+    return Context.create(device="cpu", auto_resume=True)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Similarity, search and comparison have run here."""
+    root = tmp_path_factory.mktemp("grids")
+    photo = torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255
+    for i in range(6):
+        save_image(root / "images" / f"{i}.png", photo[:, 60 * i : 60 * i + 48, 40 * i : 40 * i + 56])
+    network = {"type": "MSRResNet", "num_feat": 4, "num_block": 1}
+    similarity = {
+        "type": "MeasureSimilarity",
+        "images": "whole",
+        "num_patches": 24,
+        "patch_px": 24,
+        "descriptor": {"type": "network", "network": network},
+        "baselines": {"pixels": {"type": "pixels"}},
+    }
+    run_stage(options_of(root, "similarity", similarity), context())
+    run_stage(search_options(root), context())
+    return root
+
+
+def search_options(root, **changes):
+    search = {
+        "type": "SearchGrouping",
+        "similarity": str(root / "experiments/similarity/similarity.npz"),
+        "val": "images",
+        "delta": 50.0,
+        "processes": 1,
+    }
+    return options_of(root, "search", {**search, **changes})
+
+
+def test_similarity_stage(root):
+    found = Similarity.load(root / "experiments/similarity/similarity.npz")
+    assert list(found.names) == NAMES
+    assert found.about["patch_px"] == 24
+    assert found.about["descriptor"]["network"]["num_feat"] == 4
+    assert (root / "experiments/similarity/similarity_pixels.npz").exists()
+    assert (root / "experiments/similarity/report/figures/similarity.png").exists()
+
+
+def test_search_stage_and_its_memo(root, monkeypatch):
+    found = load_groups(root / "experiments/search/groups.json")
+    assert [g["members"] for g in found["groups"]] == [sorted(NAMES)]
+    assert found["num_trainings"] == 5  # three singles, the best pair, and then all in one
+    memo = read_json(root / "experiments/search/oracle.json")
+    assert {*NAMES, "+".join(sorted(NAMES))} < set(memo["trainings"])
+    assert (root / "experiments/search/report/index.html").exists()
+    monkeypatch.setattr(trainings, "train_group", lambda *a, **k: pytest.fail("trained again"))
+    make_runner(search_options(root, delta=49.0), context()).run()
+    assert load_groups(root / "experiments/search/groups.json")["delta"] == 49.0
+
+
+def test_memo_of_other_training_options_is_refused(root):
+    options = search_options(root)
+    changed = options_of(root, "search2", {"type": "SearchGrouping", "similarity": "x", "val": "images"}, manual_seed=7)
+    with pytest.raises(DataError, match="another configuration.*seed: 0 there, 7 here"):
+        GroupTrainer(changed, context(), root / "experiments/search", val="images")
+    with pytest.raises(ConfigError, match="there is no 'nothing'"):
+        GroupTrainer(options, context(), root / "experiments/search", val="nothing")
+
+
+def test_failed_training_is_recorded(root, tmp_path, monkeypatch):
+    class Broken:
+        def __init__(self, *args, **kwargs):
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trainings, "Trainer", Broken)
+    options = search_options(root)
+    with GroupTrainer(options, context(), tmp_path, val="images", processes=1) as trainer:
+        trainer([("defocus",)])
+    entry = read_json(tmp_path / "oracle.json")["trainings"]["defocus"]
+    assert entry["status"] == "failed"
+    assert "out of memory" in entry["error"]
+
+
+@pytest.mark.slow  # two fresh processes import torch
+def test_processes_train_the_same_weights(root, tmp_path):
+    options = search_options(root)
+    with GroupTrainer(options, context(), tmp_path, val="images", processes=2) as trainer:
+        trainer([("defocus",), ("ringing",)])
+        there = {n: trainer.memo.get((n,)).psnr[n] for n in ("defocus", "ringing")}
+    memo = read_json(root / "experiments/search/oracle.json")["trainings"]
+    assert there == {n: memo[n]["psnr"][n] for n in there}
+
+
+def test_compare_stage_resumes(root, monkeypatch):
+    run = {
+        "type": "CompareGrouping",
+        "groups": str(root / "experiments/search/groups.json"),
+        "val": "images",
+        "test": "images",
+        "seeds": [0, 1],
+        "arms": ["single", "mixed", "grouped"],
+        "processes": 1,
+    }
+    make_runner(options_of(root, "compare", run), context()).run()
+    content = read_json(root / "experiments/compare/comparison.json")
+    assert {(r["arm"], r["seed"]) for r in content["runs"]} == {
+        ("single", 0), ("mixed", 0), ("grouped", 0), ("mixed", 1), ("grouped", 1),
+    }  # fmt: skip
+    by_arm = {(r["arm"], r["seed"]): r for r in content["runs"]}
+    assert by_arm["single", 0]["samples_per_task"]["defocus"] == 6
+    assert by_arm["mixed", 0]["samples_per_task"]["defocus"] == 2
+    assert by_arm["mixed", 0]["psnr"] == by_arm["grouped", 0]["psnr"]  # one group of all: the same network
+    assert not (root / "experiments/compare/seed_0/models").exists()  # all taken over from the search
+    monkeypatch.setattr(trainings, "train_group", lambda *a, **k: pytest.fail("trained again"))
+    make_runner(options_of(root, "compare", run), context()).run()
+    assert len(list(read_jsonl(root / "experiments/compare/measured.jsonl"))) == 5
+
+
+def test_router_stage_and_inference(root):
+    run = {
+        "type": "BuildRouter",
+        "similarity": str(root / "experiments/similarity/similarity.npz"),
+        "groups": str(root / "experiments/search/groups.json"),
+        "reference": "whole",
+        "test": "whole",
+        "rule": "discriminant",
+        "ood_distance": None,
+        "num_reference": 4,
+        "num_test": 3,
+        "num_prediction": 1,
+        "photos": "photos",
+        "unknown": ["haze"],
+    }
+    options = options_of(root, "router", run)
+    make_runner(options, context()).run()
+    content = read_json(root / "experiments/router/selection.json")
+    assert content["rules"]["discriminant"]["accuracy"]["group"] == 1  # there is one group
+    assert set(content["rules"]["divergence"]["unknown_flagged"]) == {"haze"}
+    assert np.allclose(np.sum(content["rules"]["divergence"]["confusion"], axis=1), 1)
+    assert len(content["prediction"]) == 3
+    assert len(content["photos"]) == 6
+    router = Router.load(root / "experiments/router/router.json")
+    choice = router.choose(torch.rand(3, 40, 40))
+    assert choice.weights.exists()
+    made = []
+    choose = routed_restorers(
+        root / "experiments/router/router.json", lambda weights, option_file: made.append(weights) or len(made)
+    )
+    picked, words = choose((np.random.default_rng(0).random((40, 40, 3)) * 255).astype(np.uint8))
+    again, _ = choose(np.zeros((40, 40, 3), np.uint8))
+    assert picked == again == 1
+    assert {"name", "confidence", "divergence", "is_ood"} <= set(words)
+    json.dumps(words)
+
+
+def test_budget_and_names(root):
+    options = search_options(root)
+    longer = scaled_budget(options, 4)
+    assert longer.train.total_iter == 12
+    assert longer.train.scheduler.kwargs["T_max"] == 12
+    assert training_protocol(longer, "images") != training_protocol(options, "images")
+    assert run_name(["ringing", "defocus"]) == "defocus+ringing"
+    assert run_name(["a", "b", "c"]) == run_name(["c", "a", "b"])
+    assert len(run_name([f"degradation_{i}" for i in range(11)])) < 20
+
+
+def test_pack_stage(root):
+    run = {"type": "PackImages", "source": str(root / "images"), "output": str(root / "packed")}
+    make_runner(options_of(root, "pack", run), context()).run()
+    assert (root / "packed/index.json").exists()
