@@ -2,11 +2,34 @@
 
 "Controlled Data Rebalancing in Multi-Task Learning for Real-World Image Super-Resolution", section by section:
 `boxes.py` (3.1: tasks as boxes of the degradation space), `discrimination.py` (3.1: which operators make tasks),
-`references.py` and `weights.py` (3.2: single-task networks, PSNR distances, weights), `sampling.py` (3.3: weights become
-sample counts) and `weighting.py` (its alternatives, tables 4 and 5), `variance.py` (A.2.2: conclusion 2, measured).
-`stages.py` runs them, `comparison.py` and `paper_tables.py` report.
+`weights.py`, `difficulty.py` and `references.py` (3.2: PSNR distances to single-task networks become weights),
+`sampling.py` (3.3: weights become sample counts), `weighting.py` (the alternatives of tables 4 and 5), `variance.py`
+(A.2.2: conclusion 2, measured). `groups.py` balances groups of other tasks; `stages.py` runs the training;
+`comparison.py` and `paper_tables.py` report.
 """
 
-from tgsr.methods.rebalancing import boxes, references, sampling, weighting
+from tgsr.methods.rebalancing import (
+    boxes,
+    comparison,
+    discrimination,
+    groups,
+    paper_tables,
+    references,
+    sampling,
+    stages,
+    variance,
+    weighting,
+)
 
-__all__ = ["boxes", "references", "sampling", "weighting"]
+__all__ = [
+    "boxes",
+    "comparison",
+    "discrimination",
+    "groups",
+    "paper_tables",
+    "references",
+    "sampling",
+    "stages",
+    "variance",
+    "weighting",
+]

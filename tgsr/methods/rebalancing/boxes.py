@@ -44,7 +44,8 @@ def cut_ranges(box: Mapping[str, Sequence[float]], operator: str, cuts: Sequence
     """
     keys = OPERATORS.get(operator) or ((operator,) if operator in RANGE_KEYS else ())
     if not keys:
-        raise ConfigError(f"there is no operator '{operator}'", remedy=did_you_mean(operator, [*OPERATORS, *RANGE_KEYS]))
+        known = [*OPERATORS, *RANGE_KEYS]
+        raise ConfigError(f"there is no operator '{operator}'", remedy=did_you_mean(operator, known))
     edges = [0.0, *cuts, 1.0]
     if any(b <= a for a, b in itertools.pairwise(edges)):
         raise ConfigError(
@@ -89,7 +90,8 @@ def preset_boxes(preset: str, space: SecondOrderSpace) -> dict[str, Ranges]:
     if preset == "cdr2":
         low, high = partition(space, {"noise": [0.5]})
         return {"low_noise": low, "high_noise": high}
-    four = dict(zip(("mild", "blur", "noise", "severe"), partition(space, {"blur": [0.5], "noise": [0.5]}), strict=True))
+    halves = partition(space, {"blur": [0.5], "noise": [0.5]})
+    four = dict(zip(("mild", "blur", "noise", "severe"), halves, strict=True))
     if preset == "cdr3":
         return {"mild": four["mild"], "blur": four["blur"], "noise": cut_ranges(space.box(), "noise", [0.5])[1]}
     if preset == "cdr5":

@@ -50,7 +50,8 @@ def protocol_of(options: Options) -> dict[str, Any]:
     """What the curve of a reference depends on, as JSON; `COMPARED` names the parts that a run must share."""
     train, data = options.train, options.datasets.train
     if train is None or data is None or options.network_g is None:
-        raise ConfigError("references are trainings: network_g, datasets.train and train are needed", place=options.name)
+        problem = "references are trainings: network_g, datasets.train and train are needed"
+        raise ConfigError(problem, place=options.name)
     name = options.val.val_tasks
     if name is None or name not in options.datasets.val:
         raise ConfigError(

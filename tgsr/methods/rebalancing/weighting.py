@@ -221,8 +221,8 @@ class RandomLossWeighting(LossWeighting):
 class DynamicWeightAverage(LossWeighting):
     """DWA (Liu et al. 2019): more weight for tasks whose loss fell less between the last two intervals.
 
-    `w = softmax(r / T)` with `r_i = L_i(k - 1) / L_i(k - 2)`; equal weights in the first two intervals. The paper's epoch is
-    an interval here.
+    `w = softmax(r / T)` with `r_i = L_i(k - 1) / L_i(k - 2)`; equal weights in the first two intervals. The paper's
+    epoch is an interval here.
 
     Args:
         tasks, seed: see `LossWeighting`.

@@ -1,0 +1,203 @@
+"""Stages of Controlled Data Rebalancing: the training, and what it needs around it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tgsr.config.options import options_hash
+from tgsr.config.schema import Options
+from tgsr.config.spec import NonNegativeInt, OutputPath, PositiveInt, Range
+from tgsr.data.batch import Batch
+from tgsr.data.benchmark import build_benchmark
+from tgsr.engine import build
+from tgsr.engine.context import Context
+from tgsr.engine.hooks import Hook
+from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.stages import write_metrics
+from tgsr.engine.trainer import Trainer
+from tgsr.methods.rebalancing.references import References
+from tgsr.models.base import StepResult
+from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.files import append_jsonl, read_jsonl, to_json, write_atomic, write_json
+
+logger = logging.getLogger("tgsr")
+WEIGHTS = "weights.jsonl"
+
+
+class WeightsHook(Hook):
+    """Writes what samplers and weightings decided after every interval -> `weights.jsonl`.
+
+    The first line says whose weights these are. Each further line has `iteration` (finished iterations), `sampling`
+    (probability of each task from now on), `loss` (task weights of the loss weighting, where it has any), and, where
+    they come from references, `distance`, `single`, `multi` (dB) and `counts` (samples of the interval that ended).
+    """
+
+    def before_train(self, trainer: Trainer) -> None:
+        if not trainer.context.is_main:
+            return
+        self.path = trainer.experiment.path / WEIGHTS
+        header = {
+            "schema": "tgsr.task_weights",
+            "version": 1,
+            "seed": trainer.options.manual_seed,
+            "options": options_hash(trainer.options),
+            "tasks": [{"name": t.name, "id": t.id} for t in trainer.tasks],
+        }
+        kept = [r for r in read_weights(self.path) if r["iteration"] <= trainer.iteration]
+        if not kept:
+            kept = [_decided(trainer)]
+        write_atomic(self.path, lambda f: f.write("".join(to_json(x) + "\n" for x in [header, *kept]).encode()))
+
+    def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
+        parts = (trainer.sampler, trainer.weighting)
+        is_due = any(p.interval is not None and trainer.iteration % p.interval == 0 for p in parts)
+        if is_due and trainer.context.is_main:
+            append_jsonl(self.path, _decided(trainer))
+
+
+def _decided(trainer: Trainer) -> dict[str, Any]:
+    names = trainer.tasks.names
+    record: dict[str, Any] = {
+        "iteration": trainer.iteration,
+        "sampling": dict(zip(names, trainer.sampler.weights.tolist(), strict=True)),
+    }
+    loss = getattr(trainer.weighting, "task_weights", None)
+    if loss is not None:
+        record["loss"] = dict(zip(names, loss.tolist(), strict=True))
+    for part in (trainer.weighting, trainer.sampler):
+        record.update(getattr(getattr(part, "difficulty", None), "last", {}))
+    return record
+
+
+def read_weights(path: Path | str) -> list[dict[str, Any]]:
+    """The records of a `weights.jsonl` without its first line; empty when it is absent."""
+    records = list(read_jsonl(path))
+    if records and records[0].get("schema") != "tgsr.task_weights":
+        raise DataError(f"not task weights (schema {records[0].get('schema')!r})", place=str(path))
+    return records[1:]
+
+
+@RUNNERS.register()
+class Rebalance(Runner):
+    """Training with any task sampler and loss weighting that also writes `weights.jsonl`.
+
+    Args:
+        measure: measure the final weights on the sets under `datasets.val`, as plain training does.
+    """
+
+    trainer: Trainer
+
+    def __init__(self, *, options: Options, context: Context, measure: bool = True) -> None:
+        super().__init__(options=options, context=context)
+        self.measure = measure
+
+    def run(self) -> None:
+        trainer = self.trainer = Trainer(self.options, self.context, hooks=[WeightsHook()])
+        trainer.run()
+        if trainer.is_stopping or not self.measure or not trainer.val_sets:
+            return
+        weights = trainer.experiment.models / "net_g_latest.pth"
+        write_metrics(
+            self.options, self.context, trainer.restore, trainer.val_sets, trainer.metrics,
+            weights=weights, iteration=trainer.iteration,
+        )  # fmt: skip
+
+    def check(self) -> list[str]:
+        """Builds everything, reads one batch and makes one step in memory."""
+        trainer = Trainer(self.options, self.context)
+        try:
+            trainer.model.step(next(trainer.data.iterations(0, 1)), 0)
+        finally:
+            trainer.data.close()
+        return []
+
+
+@RUNNERS.register()
+class StaticGroups(Runner):
+    """Groups in the manner of TGSR that stay as they are, from single-task references -> `groups.json`.
+
+    TGSR's score of a task is what fine-tuning on it gains; the tasks that gain most form the second group, and the
+    first holds all tasks. `GroupedTaskSampler` then draws a group uniformly and a task of it uniformly.
+
+    Args:
+        references: `references.json`.
+        metric: whose gain.
+        share: part of the tasks in the second group (0.4 in TGSR), at least one task.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        context: Context,
+        references: Path,
+        metric: str = "psnr",
+        share: Annotated[float, Range(0, 1)] = 0.4,
+    ) -> None:
+        super().__init__(options=options, context=context)
+        self.references, self.metric, self.share = references, metric, share
+
+    def run(self) -> None:
+        references = References.load(self.references)
+        gains = references.gains(self.metric)
+        ordered = sorted(gains, key=lambda n: (-gains[n], n))
+        chosen = ordered[: max(1, round(self.share * len(ordered)))]
+        if self.context.is_main:
+            write_json(
+                self.folder / "groups.json",
+                {
+                    "schema": "tgsr.static_groups",
+                    "version": 1,
+                    "seed": self.options.manual_seed,
+                    "options": options_hash(self.options),
+                    "gains": gains,
+                    "groups": [list(references.ids), chosen],
+                },
+            )
+            logger.info("%s: %s", self.folder / "groups.json", ", ".join(f"{n} {gains[n]:+.2f} dB" for n in ordered))
+        self.context.barrier()
+
+
+@RUNNERS.register()
+class TaskBenchmark(Runner):
+    """Degrades a folder of images by the tasks of the option file, once and for all (DIV2K4Level: 4 x 100 pairs).
+
+    Args:
+        gt: folder of ground-truth images.
+        output: gets `LQ/<task>/` (with `all`), `LQ/` otherwise, and what identifies the benchmark.
+        seed: of the draws.
+        pairing: `all`: every image by every task; `cycle`: image i by task i mod T; `one`: by the only task
+            (DIV2K-random: the whole space).
+        max_images: use the first so many images only.
+        num_workers: processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        context: Context,
+        gt: Path,
+        output: OutputPath,
+        seed: NonNegativeInt = 0,
+        pairing: Literal["one", "cycle", "all"] = "all",
+        max_images: PositiveInt | None = None,
+        num_workers: PositiveInt = 1,
+    ) -> None:
+        super().__init__(options=options, context=context)
+        if options.degradation is None:
+            raise ConfigError("a benchmark needs tasks", place=f"{options.name}: degradation", remedy="add a space")
+        self.gt, self.output, self.seed, self.pairing = gt, output, seed, pairing
+        self.max_images, self.num_workers = max_images, num_workers
+
+    def run(self) -> None:
+        if self.context.is_main:
+            folder = build_benchmark(
+                self.gt, build.build_tasks(self.options), self.output, seed=self.seed, pairing=self.pairing,
+                max_images=self.max_images, num_workers=self.num_workers,
+            )  # fmt: skip
+            logger.info("%s is complete", folder)
+        self.context.barrier()
