@@ -128,3 +128,22 @@ def test_failing_rank_ends_all_with_its_message(tmp_path):
     output = process.communicate(timeout=120)[0].decode()
     assert process.returncode != 0
     assert "the options ask for CUDA, but torch sees no CUDA device" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_saves_and_ends_cleanly(tmp_path, number):
+    option_file = prepare(
+        tmp_path,
+        train={**toy_options(tmp_path)["train"], "total_iter": 100_000},
+        logger={"print_freq": 1, "save_checkpoint_freq": 100_000, "use_tb_logger": False},
+    )
+    process = start(option_file)
+    log = tmp_path / "experiments" / "toy" / "log.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) > 2):
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    output = finish(process)
+    assert "saving after this iteration" in output
+    assert len(list((tmp_path / "experiments" / "toy" / "training_states").iterdir())) == 1

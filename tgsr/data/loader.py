@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -41,7 +44,7 @@ class _Fetch(Dataset[Any]):
         samples = []
         for plan in plans:
             if row is not None:
-                row[0], row[1] = plan.image, time.time()
+                row[0], row[1], row[2] = plan.image, time.time(), os.getpid()
             try:
                 samples.append(self.dataset[plan])
             except UserError as error:
@@ -83,7 +86,7 @@ class TrainLoader:
     ) -> None:
         self.dataset, self.batch_sampler = dataset, batch_sampler
         self.num_workers, self.timeout_s = num_workers, timeout_s
-        self._progress = torch.full((max(1, num_workers), 2), -1.0, dtype=torch.float64).share_memory_()
+        self._progress = torch.full((max(1, num_workers), 3), -1.0, dtype=torch.float64).share_memory_()
         fetch = _Fetch(dataset, self._progress)
         options: dict[str, Any] = {}
         if num_workers > 0:
@@ -127,8 +130,10 @@ class TrainLoader:
     def _explain(self, error: RuntimeError) -> Exception:
         text = str(error)
         if "timed out" in text:
+            stuck = self._stuck()
+            self._kill()
             return DataError(
-                f"no batch for {self.timeout_s:g} s; {self._stuck()}",
+                f"no batch for {self.timeout_s:g} s; {stuck}",
                 remedy="check the disk, copy the data to a local one, or lower num_worker_per_gpu",
             )
         if "exited unexpectedly" in text or "is killed by signal" in text:
@@ -138,14 +143,24 @@ class TrainLoader:
             )
         return error
 
+    def _kill(self) -> None:
+        """End workers that hang, so that this process can end; they would not heed a SIGTERM."""
+        for image, _since, pid in self._progress.tolist():
+            if image >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
     def _stuck(self) -> str:
         now, parts = time.time(), []
-        for worker, (image, since) in enumerate(self._progress.tolist()):
+        for worker, (image, since, _pid) in enumerate(self._progress.tolist()):
             if image >= 0:
                 parts.append(f"worker {worker} is at {self.dataset.place(int(image))} since {now - since:.0f} s")
         return ", ".join(parts) or "no worker is at an image"
 
 
 def _start_worker(_worker: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process saves first and ends us then
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

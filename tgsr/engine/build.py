@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from tgsr.config.options import to_plain
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
 from tgsr.data.loader import TrainLoader
@@ -27,7 +24,6 @@ from tgsr.tasks.samplers import TaskSampler, UniformTaskSampler
 from tgsr.tasks.task import RealPairs, Task, TaskSet
 from tgsr.tasks.weighting import EqualWeighting, LossWeighting
 from tgsr.utils.errors import ConfigError
-from tgsr.utils.files import write_atomic
 from tgsr.utils.rng import seed63
 
 WHOLE_SPACE = "whole_space"
@@ -220,9 +216,3 @@ def wants_usm(options: Options) -> bool:
         return False
     specs = [*train.losses.values(), *([train.gan] if train.gan is not None else [])]
     return any(spec.kwargs.get("target") == "gt_usm" for spec in specs)
-
-
-def write_options(folder: Path, options: Options) -> None:
-    """The option file as run, with every default, into the experiment folder."""
-    text = yaml.safe_dump(to_plain(options), sort_keys=False, allow_unicode=True)
-    write_atomic(folder / f"{Path(options.name).name}.yml", lambda f: f.write(text.encode()))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tgsr.config.options import diff_options, to_plain
+from tgsr.config.options import diff_options, to_plain, write_options
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
 from tgsr.engine import build
@@ -191,7 +191,7 @@ class Trainer:
             moved = self.experiment.prepare(resume=resume)
             if moved is not None:
                 logger.warning("%s existed and was moved to %s", self.experiment.path, moved)
-            build.write_options(self.experiment.path, self.options)
+            write_options(self.options, self.experiment.path / f"{self.options.name}.yml")
         self.writer = CheckpointWriter(self.experiment, keep_last=self.options.logger.keep_last)
         self.context.barrier()
         state = None

@@ -92,7 +92,8 @@ class Trained:
 
     def set_lr(self, iteration: int, warmup_iter: int) -> float:
         """The learning rate of `iteration` (counted from 0); a function of the iteration alone."""
-        lr = self.lr_at(iteration, self.base_lr) * warmup_factor(iteration, warmup_iter)
+        factor = warmup_factor(iteration, warmup_iter)
+        lr = self.lr_at(iteration, self.base_lr) if factor == 1 else self.base_lr * factor
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr

@@ -1,4 +1,4 @@
-"""Errors that the user can mend. The command line prints them as one line and exits with code 2, without a traceback."""
+"""Errors that the user can mend. The command line prints them as one line and exits with code 2, no traceback."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ def write_atomic(path: Path | str, write: Callable[[IO[bytes]], Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         _remove(temporary)
-        raise UserError(f"cannot be written: {error}", place=str(path), remedy="free space or check the folder") from error
+        remedy = "free space or check the folder"
+        raise UserError(f"cannot be written: {error}", place=str(path), remedy=remedy) from error
     except BaseException:
         _remove(temporary)
         raise

@@ -46,9 +46,8 @@ class Registry:
         def add(obj: T) -> T:
             key = name or obj.__name__  # type: ignore[attr-defined]
             for k in (key, *aliases):
-                if k in self._entries or k in self._aliases:
-                    if self.peek(k) is not obj:
-                        raise ValueError(f"{self.kind} '{k}' is registered twice")
+                if (k in self._entries or k in self._aliases) and self.peek(k) is not obj:
+                    raise ValueError(f"{self.kind} '{k}' is registered twice")
             self._entries[key] = obj
             self._aliases.update(dict.fromkeys(aliases, key))
             return obj
