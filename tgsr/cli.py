@@ -146,7 +146,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _check(options: Options, runner: Any) -> int:
     from tgsr.config.options import missing_files
+    from tgsr.data.prepare import prepare_datasets
 
+    prepare_datasets(options)
     problems = [*missing_files(options)]
     if not problems:
         problems += runner.check()
@@ -259,7 +261,7 @@ def _preview(arguments: argparse.Namespace) -> int:
     if options.datasets.train is None:
         raise UserError("a preview needs ground-truth images", place="datasets.train", remedy="name a GT set")
     dataset = options.datasets.train.dataset.build(scale=options.scale, tasks=tasks)
-    images = [dataset.read_gt(i % len(dataset)) for i in range(arguments.num)]
+    images = [dataset.source.read(i * len(dataset) // arguments.num) for i in range(arguments.num)]
     sheet = contact_sheet(images, tasks, num=arguments.num, seed=arguments.seed)
     save_image(arguments.output, sheet)
     print(arguments.output)  # noqa: T201
