@@ -18,7 +18,7 @@ from tgsr.engine.stages import make_restorer
 from tgsr.methods.degradation_similarity import figures
 from tgsr.methods.degradation_similarity.oracle import OracleMemo
 from tgsr.methods.degradation_similarity.search import random_partition
-from tgsr.methods.degradation_similarity.stages import build_set, load_groups, with_seed
+from tgsr.methods.degradation_similarity.stages import VERSION, build_set, load_groups, with_seed
 from tgsr.methods.degradation_similarity.trainings import (
     GroupTrainer,
     all_tasks,
@@ -30,7 +30,7 @@ from tgsr.methods.degradation_similarity.trainings import (
     training_protocol,
 )
 from tgsr.tasks.task import TaskSet
-from tgsr.utils.errors import DataError, UserError
+from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import append_jsonl, read_jsonl, write_json
 from tgsr.utils.rng import generator
 
@@ -48,7 +48,8 @@ class CompareGrouping(Runner):
     network for the iterations of the option file.
 
     Args:
-        groups: `groups.json`; its search's trainings are used again where the configuration is the same.
+        groups: `groups.json`, or the groups themselves. The trainings of the search beside a `groups.json` are used
+            again where the configuration is the same.
         val: set that the trainings are measured on while they run, as in the search.
         test: set under `datasets.val` for the final numbers.
         arms: which of the arms.
@@ -62,7 +63,7 @@ class CompareGrouping(Runner):
         *,
         options: Options,
         context: Context,
-        groups: Path,
+        groups: Path | list[list[str]],
         val: str,
         test: str,
         arms: Sequence[str] = ("single", "mixed", "mixed_long", "grouped", "random"),
@@ -75,16 +76,27 @@ class CompareGrouping(Runner):
         self.seeds, self.single_seeds, self.processes = list(seeds), list(single_seeds), processes
 
     def run(self) -> None:
-        found = load_groups(self.groups)
-        partition = [tuple(sorted(g["members"])) for g in found["groups"]]
         tasks = all_tasks(self.options)
+        partition = self._partition(tasks)
         with stoppable(self.context):
             for seed in self.seeds:
                 for arm in self.arms:
                     if arm != "single" or seed in self.single_seeds:
                         self._run_arm(arm, seed, self._groups_of(arm, seed, partition, tasks), tasks, len(partition))
             if self.context.is_main:
-                self._write(found, tasks)
+                self._write(partition, tasks)
+
+    def _partition(self, tasks: TaskSet) -> Arm:
+        groups = self.groups
+        if isinstance(groups, Path):
+            groups = [g["members"] for g in load_groups(groups)["groups"]]
+        members = sorted(n for g in groups for n in g)
+        if members != sorted(tasks.names):
+            raise ConfigError(
+                f"the groups hold {', '.join(members)}, the run's degradations are {', '.join(sorted(tasks.names))}",
+                place=f"{self.options.name}: run.groups", remedy="every degradation in exactly one group",
+            )  # fmt: skip
+        return [tuple(sorted(g)) for g in groups]
 
     def _groups_of(self, arm: str, seed: int, partition: Arm, tasks: TaskSet) -> Arm:
         names = tasks.names
@@ -115,6 +127,8 @@ class CompareGrouping(Runner):
             psnr: dict[str, float] = {}
             for group in groups:
                 psnr.update(self._measure(options, trainer, group, tasks))
+            if arm == "grouped" and seed == self.seeds[0]:
+                self._write_groups(groups, trainer)
         record = {
             "arm": arm, "seed": seed, "config": self._config(options), "groups": groups,
             "iterations": options.train.total_iter, "psnr": psnr,
@@ -122,6 +136,12 @@ class CompareGrouping(Runner):
         }  # fmt: skip
         append_jsonl(self.log, record)
         logger.info("%s, seed %d: %.2f dB on average", arm, seed, sum(psnr.values()) / len(psnr))
+
+    def _write_groups(self, groups: Arm, trainer: GroupTrainer) -> None:
+        """A `groups.json` of the grouped networks of the first seed, for the router."""
+        entries = [{"members": list(g), "weights": trainer.memo.get(g).checkpoint} for g in groups]
+        header = {"schema": "tgsr.grids_groups", "version": VERSION, "options": options_hash(self.options)}
+        write_json(self.folder / "groups.json", {**header, "groups": entries})
 
     def _config(self, options: Options) -> str:
         return protocol_hash({**training_protocol(options, self.val), "test": str(options.datasets.val[self.test])})
@@ -134,8 +154,8 @@ class CompareGrouping(Runner):
 
     def _reuse(self, trainer: GroupTrainer) -> None:
         """Take over what the search has trained with the very same configuration."""
-        path = self.groups.parent / "oracle.json"
-        if path.exists() and self.context.is_main:
+        path = self.groups.parent / "oracle.json" if isinstance(self.groups, Path) else None
+        if path is not None and path.exists() and self.context.is_main:
             with suppress(DataError):  # the memo of another configuration: nothing to take over
                 for trained in OracleMemo(path, config=trainer.memo.config).trainings:
                     if trained.status == "ok" and trainer.memo.get(trained.names) is None:
@@ -155,7 +175,7 @@ class CompareGrouping(Runner):
         restore = checkpoint_restorer(options, trained.checkpoint, self.context)
         return evaluate_tasks(restore, options, self.test, "psnr", tasks.subset(group), self.context)
 
-    def _write(self, found: dict[str, Any], tasks: TaskSet) -> None:
+    def _write(self, partition: Arm, tasks: TaskSet) -> None:
         dataset = build_set(self.options, self.test, tasks)
         metric = self.options.val.metrics["psnr"].build()
         inputs = evaluate_tasks(lambda lq: lq, self.options, self.test, "psnr", tasks, self.context)
@@ -164,7 +184,7 @@ class CompareGrouping(Runner):
             "version": 1,
             "options": options_hash(self.options),
             "degradations": tasks.names,
-            "groups": [g["members"] for g in found["groups"]],
+            "groups": partition,
             "test": {"name": self.test, "num_images": len(dataset), "protocol": metric.protocol},
             "input_psnr": inputs,
             "runs": self._records(),

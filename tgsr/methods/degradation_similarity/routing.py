@@ -32,7 +32,7 @@ from tgsr.methods.degradation_similarity.trainings import all_tasks, evaluate_ta
 from tgsr.report.strips import Panel, choose_crop, make_strip
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import write_json
+from tgsr.utils.files import read_json, write_json
 
 logger = logging.getLogger("tgsr")
 
@@ -244,13 +244,10 @@ class BuildRouter(Runner):
         return points
 
     def _singles(self, options: Options, found: dict[str, Any], tasks: TaskSet) -> dict[str, float]:
-        """Single-task PSNR on the test images, from the search's own trainings."""
-        memo = self.groups.parent / "oracle.json"
-        if not memo.exists():
-            return {}
-        from tgsr.utils.files import read_json
-
-        entries = read_json(memo)["trainings"]
+        """Single-task PSNR on the test images, from the trainings beside `groups.json`; empty where there are none."""
+        entries: dict[str, Any] = {}
+        for memo in sorted(self.groups.parent.glob("**/oracle.json"), reverse=True):
+            entries |= read_json(memo)["trainings"]
         values = {}
         for name in tasks.names:
             entry = entries.get(name)
