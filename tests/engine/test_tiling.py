@@ -63,7 +63,23 @@ def test_whole_below_max_pixels_tiled_above(net):
         restorer(torch.rand(1, 3, 20, 20))
         assert sizes == [(20, 20)]
         restorer(torch.rand(1, 3, 40, 40))
-    assert len(sizes) == 5
+    assert len(sizes) == 1 + 9
+    assert max(max(s) for s in sizes) == 20  # with its overlap a tile is no larger than what fits
+
+
+def test_wide_receptive_fields_do_not_multiply_the_work(net, caplog):
+    net.receptive_field = 699
+    assert Tiling.of(net, 1047) == Tiling(1047, 349, is_exact=True)
+    small = Tiling.of(net, 256)
+    assert (small.overlap, small.is_exact) == (32, False)
+    whole = Tiling.within(net, 1224)
+    assert whole.extent <= 1224
+    assert not whole.is_exact
+    restorer = TiledRestorer(net, net, scale=2, tile=16)
+    with torch.no_grad(), caplog.at_level("WARNING", logger="tgsr"):
+        restorer(torch.rand(1, 3, 20, 20))
+    assert "699 pixels wide" in caplog.text
+    assert "tiles of 1047 or more would be exact" in caplog.text
 
 
 def test_out_of_memory_retries_once_with_smaller_tiles(net, caplog):
@@ -75,6 +91,28 @@ def test_out_of_memory_retries_once_with_smaller_tiles(net, caplog):
     lq = torch.rand(1, 3, 64, 64)
     with torch.no_grad(), caplog.at_level("WARNING", logger="tgsr"):
         assert torch.allclose(TiledRestorer(restore, net, scale=2)(lq), net(lq), atol=1e-6)
-        assert "once more with tiles of 32" in caplog.text
+        assert "once more with tiles of 26" in caplog.text  # 26 and twice the overlap of 3 are half of 64
         with pytest.raises(torch.OutOfMemoryError):
             TiledRestorer(lambda x: restore(torch.zeros(1, 3, 50, 50)), net, scale=2)(lq)
+
+
+def test_every_image_has_its_own_second_try_and_cpu_allocators_count(net):
+    limit = 40
+
+    def restore(x):
+        if x.shape[-1] > limit:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B")
+        return net(x)
+
+    restorer = TiledRestorer(restore, net, scale=2)
+    lq = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(restorer(lq), net(lq), atol=1e-6)
+        limit = 20
+        assert torch.allclose(restorer(lq), net(lq), atol=1e-6)
+
+    def broken(x):
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        TiledRestorer(broken, net, scale=2)(lq)

@@ -254,3 +254,48 @@ def test_sigterm_saves(tmp_path):
     run(tmp_path, auto_resume=True)
     run(tmp_path / "whole")
     assert_same(weights(tmp_path), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("sharpen", [False, True])
+def test_degrading_in_the_loader_or_on_the_device_is_the_same(tmp_path, sharpen):
+    train = {
+        **toy_options(tmp_path)["train"],
+        "losses": {"pixel": {"type": "L1Loss", "target": "gt_usm" if sharpen else "gt"}},
+    }
+    results = []
+    for where in ("loader", "device"):
+        root = tmp_path / where
+        space = toy_options(root)["degradation"]["space"]
+        data = toy_options(root)["datasets"]["train"]
+        data["dataset"] = {**data["dataset"], "degrade_size": 40}
+        run(
+            root,
+            degradation={"space": space, "where": where, "sharpen_input": sharpen},
+            datasets={"train": data},
+            train=train,
+        )
+        results.append(weights(root))
+    assert all(torch.allclose(results[0][k], results[1][k], atol=1e-6) for k in results[0])
+
+
+def test_real_pairs_train_without_a_degradation(tmp_path):
+    import cv2
+
+    write_options(tmp_path, toy_options(tmp_path))
+    for folder, lq in (("gt", "lq"), ("val", "val_lq")):
+        (tmp_path / lq).mkdir()
+        for path in sorted((tmp_path / folder).iterdir()):
+            cv2.imwrite(str(tmp_path / lq / path.name), cv2.resize(cv2.imread(str(path)), None, fx=0.25, fy=0.25))
+    pairs = {"type": "PairedDataset", "dataroot_gt": str(tmp_path / "gt"), "dataroot_lq": str(tmp_path / "lq")}
+    val = {"type": "PairedDataset", "dataroot_gt": str(tmp_path / "val"), "dataroot_lq": str(tmp_path / "val_lq")}
+    trainer = run(
+        tmp_path,
+        degradation=None,
+        datasets={
+            "train": {"dataset": {**pairs, "gt_size": 32}, "batch_size_per_gpu": 4, "num_worker_per_gpu": 0},
+            "val": {"pairs": val},
+        },
+    )
+    assert trainer.iteration == 6
+    assert events(tmp_path, "train")[0]["tasks"] == {"real_pairs": {"loss": pytest.approx(
+        events(tmp_path, "train")[0]["losses"]["pixel"]), "count": 4}}  # fmt: skip
