@@ -24,6 +24,7 @@ from tgsr.methods.task_grouping.artefacts import (
     task_set_digest,
 )
 from tgsr.methods.task_grouping.evaluation import TaskEvaluation
+from tgsr.methods.task_grouping.folders import open_folder
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
 from tgsr.tasks.sets import WHOLE_SPACE
 from tgsr.tasks.task import Task, TaskSet
@@ -86,6 +87,7 @@ class CompareOnTasks(Runner):
         grouped = list(dict.fromkeys(n for g in named.values() for n in g.grouped))
         subset = tasks if self.all_tasks else tasks.subset(grouped)
         whole = TaskSet([Task(WHOLE_SPACE, space)])
+        open_folder(self)
         values = self._measure("task_metrics", subset, self.val)
         group0 = self._measure("group0", whole, self.val_group0) if values is not None else None
         if values is None or group0 is None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import PositiveInt, Range
 from tgsr.engine.build import TrainData
@@ -27,6 +26,7 @@ from tgsr.methods.task_grouping.artefacts import (
 )
 from tgsr.methods.task_grouping.evaluation import measure, pick_metrics, pick_val_set, task_images
 from tgsr.methods.task_grouping.fine_tuning import FineTuner
+from tgsr.methods.task_grouping.folders import open_folder, result_hash
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
 from tgsr.methods.task_grouping.task_sets import neighbourhood
 from tgsr.tasks.samplers import TaskSampler
@@ -150,6 +150,7 @@ class SingleTaskGains(Runner):
         space = self.options.degradation.space.build()
         everything = load_tasks(self.path, space=space)
         names = self._choose(everything)
+        open_folder(self)
         tasks = everything.subset(names)
         train_tasks = tasks
         if self.radius is not None:
@@ -181,6 +182,6 @@ class SingleTaskGains(Runner):
             "radius": self.radius,
             "val": self.val,
             "pretrained": str(self.options.path.pretrain_network_g),
-            "option_file": options_hash(self.options),
+            "option_file": result_hash(self.options),
         }
         return SweepHeader("tgsr.gains", seed=self.options.manual_seed, tasks=task_set_digest(tasks), protocol=protocol)

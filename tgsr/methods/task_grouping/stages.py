@@ -24,6 +24,7 @@ from tgsr.methods.task_grouping.artefacts import (
     write_groups,
 )
 from tgsr.methods.task_grouping.evaluation import TaskEvaluation
+from tgsr.methods.task_grouping.folders import open_folder
 from tgsr.methods.task_grouping.grouping import (
     check_thresholds,
     group_tasks,
@@ -63,6 +64,7 @@ class MakeTasks(Runner):
 
     def run(self) -> None:
         assert self.options.degradation is not None
+        open_folder(self)
         tasks = draw_point_tasks(self.options.degradation.space.build(), self.num_tasks, seed=self.seed)
         tasks.source["options"] = options_hash(self.options)
         if self.context.is_main:
@@ -132,6 +134,7 @@ class GroupTasks(Runner):
     def run(self) -> None:
         space = self.options.degradation.space.build() if self.options.degradation is not None else None
         tasks = load_tasks(self.path, space=space)
+        open_folder(self)
         if self.random_like is not None:
             self._random(tasks)
             return

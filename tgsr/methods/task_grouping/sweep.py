@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import NonNegativeInt, PositiveInt, Range
 from tgsr.data.batch import Batch
@@ -20,6 +19,7 @@ from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.task_grouping.artefacts import Record, SweepHeader, TaskLog, load_tasks, task_set_digest
 from tgsr.methods.task_grouping.fine_tuning import FineTuner
+from tgsr.methods.task_grouping.folders import open_folder, result_hash
 from tgsr.methods.task_grouping.indicator import (
     Denominator,
     Indicator,
@@ -235,6 +235,7 @@ class IndicatorSweep(Runner):
     def run(self) -> None:
         space = self.options.degradation.space.build() if self.options.degradation is not None else None
         tasks = load_tasks(self.path, space=space)
+        open_folder(self)
         log = TaskLog(self.folder, self._header(tasks))
         work = IndicatorWork(self.options, tasks, self.settings, self.settings.probe_iters[-1])
         iters = self._pilot(work, tasks, log)
@@ -254,7 +255,7 @@ class IndicatorSweep(Runner):
                 "agreement": self.agreement,
                 "pilot": self.pilot,
                 "pretrained": str(self.options.path.pretrain_network_g),
-                "option_file": options_hash(self.options),
+                "option_file": result_hash(self.options),
             },
         )
 
