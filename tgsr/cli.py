@@ -31,6 +31,70 @@ def _option_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="check options, data, memory and gradients; train nothing")
 
 
+def _inference_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/inference"), metavar="FOLDER")
+    parser.add_argument("-w", "--weights", type=Path, metavar="WEIGHTS", help="needed without --router")
+    parser.add_argument(
+        "-opt", "--opt", type=Path, metavar="FILE.yml", help="names the weights' network_g, where they do not tell"
+    )
+    parser.add_argument("--router", type=Path, metavar="router.json", help="choose the network for each image (GRIDS)")
+    parser.add_argument(
+        "-t", "--tile", type=_number(int, 0), metavar="PIXELS",
+        help="tile edge in input pixels; 0: never tile; default: images up to 1.5 megapixels whole (0.25 on a CPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-s", "--outscale", type=_number(float, 0.01), help="output size / input size; default: the network's scale"
+    )
+    parser.add_argument("--suffix", default="", help="added to output names")
+    parser.add_argument("--ext", default="auto", help="auto (the input's), png, jpg, ...")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16", "half"], default="fp32")
+    parser.add_argument(
+        "--half", dest="precision", action="store_const", const="half", help="fp16 on a GPU, bf16 on a CPU"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.set_defaults(run=_infer)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-w", "--weights", type=Path, required=True, metavar="WEIGHTS")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, nargs="+", metavar="OUT", help="OUT.safetensors, OUT.onnx or both"
+    )
+    parser.add_argument(
+        "-opt", "--opt", type=Path, metavar="FILE.yml", help="names the weights' network_g, where they do not tell"
+    )
+    parser.add_argument("--name", help="on the model card; default: the run's")
+    parser.add_argument("--metrics", type=Path, metavar="metrics.json", help="for the model card; default: the run's")
+    parser.add_argument(
+        "--size", type=_number(int, 1), nargs=2, default=(64, 64), metavar=("H", "W"), help="of ONNX's example"
+    )
+    parser.set_defaults(run=_export)
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="FOLDER", help="restored images")
+    parser.add_argument("--gt", type=Path, metavar="FOLDER", help="ground truth; without it only NIQE")
+    parser.add_argument("-opt", "--opt", metavar="FILE.yml", help="whose val.metrics; default: PSNR-Y, SSIM-Y, NIQE")
+    parser.add_argument("--crop_border", type=_number(int, 0), default=4, help="without -opt; default: 4")
+    parser.add_argument("--scale", type=_number(int, 1), help="cut the ground truth to a multiple of it")
+    parser.add_argument("--suffix", default="", help="what restored names have beyond those of the ground truth")
+    parser.add_argument("--name", help="of the method; default: the folder's")
+    parser.add_argument("-o", "--output", type=Path, help="default: results/<name>/metrics.json")
+    parser.set_defaults(run=_evaluate)
+
+
+def _number(kind: type[int] | type[float], smallest: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All subcommands."""
     parser = argparse.ArgumentParser(prog="tgsr", description="Train networks that restore real-world images.")
@@ -46,29 +110,9 @@ def make_parser() -> argparse.ArgumentParser:
     _option_arguments(test)
     test.set_defaults(run=_test, auto_resume=False)
 
-    infer = commands.add_parser("infer", help="restore files and folders")
-    infer.add_argument("-i", "--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
-    infer.add_argument("-o", "--output", type=Path, default=Path("results/inference"), metavar="FOLDER")
-    infer.add_argument("-w", "--weights", type=Path, metavar="WEIGHTS", help="needed without --router")
-    infer.add_argument("-opt", "--opt", type=Path, metavar="FILE.yml", help="whose network_g the weights belong to")
-    infer.add_argument("--router", type=Path, metavar="router.json", help="choose the network for each image (GRIDS)")
-    infer.add_argument("--tile", type=int, help="tile edge in input pixels; default: whole images up to 1.5 megapixels")
-    infer.add_argument("--outscale", type=float, help="output size divided by input size; default: the network's scale")
-    infer.add_argument("--suffix", default="", help="added to output names")
-    infer.add_argument("--ext", default="auto", help="auto, png, jpg, ...")
-    infer.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="fp32")
-    infer.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    infer.set_defaults(run=_infer)
-
-    evaluate = commands.add_parser("evaluate", help="measure a folder of images restored elsewhere")
-    evaluate.add_argument("-i", "--input", type=Path, required=True, metavar="FOLDER", help="restored images")
-    evaluate.add_argument("--gt", type=Path, metavar="FOLDER", help="ground truth; without it only NIQE")
-    evaluate.add_argument("-opt", "--opt", metavar="FILE.yml", help="whose val.metrics; default: PSNR-Y, SSIM-Y, NIQE")
-    evaluate.add_argument("--crop_border", type=int, default=4, help="without -opt; default: 4")
-    evaluate.add_argument("--suffix", default="", help="what restored names have beyond those of the ground truth")
-    evaluate.add_argument("--name", help="of the method; default: the folder's")
-    evaluate.add_argument("-o", "--output", type=Path, help="default: results/<name>/metrics.json")
-    evaluate.set_defaults(run=_evaluate)
+    _inference_arguments(commands.add_parser("infer", help="restore files and folders"))
+    _export_arguments(commands.add_parser("export", help="write weights as safetensors or ONNX, with a model card"))
+    _evaluate_arguments(commands.add_parser("evaluate", help="measure a folder of images restored elsewhere"))
 
     report = commands.add_parser("report", help="write the report of a finished run again")
     report.add_argument("name", help="name of the run")
@@ -211,10 +255,33 @@ def _infer(arguments: argparse.Namespace) -> int:
     return 1 if outcome.failed else 0
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    import tgsr.methods  # noqa: F401
+    from tgsr.engine.context import set_up_logging
+    from tgsr.engine.network_files import export_network
+
+    set_up_logging(rank=0)
+    card = export_network(
+        arguments.weights,
+        arguments.output,
+        option_file=arguments.opt,
+        name=arguments.name,
+        metrics_file=arguments.metrics,
+        onnx_size=tuple(arguments.size),
+    )
+    for path in (*arguments.output, card):
+        print(path)  # noqa: T201
+    return 0
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
+    import tgsr.methods  # noqa: F401
     from tgsr.config.options import load_options
+    from tgsr.engine.context import set_up_logging
     from tgsr.engine.folders import default_metrics, evaluate_folder
     from tgsr.utils.files import write_json
+
+    set_up_logging(rank=0)
 
     if arguments.opt is not None:
         options = load_options(arguments.opt)
@@ -222,7 +289,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         metrics = default_metrics(crop_border=arguments.crop_border)
     name = arguments.name or arguments.input.resolve().name
-    content = evaluate_folder(arguments.input, arguments.gt, metrics, name=name, suffix=arguments.suffix)
+    content = evaluate_folder(
+        arguments.input, arguments.gt, metrics, name=name, suffix=arguments.suffix, scale=arguments.scale
+    )
     path = arguments.output or Path("results") / name / "metrics.json"
     write_json(path, content)
     for metric, value in content["datasets"][name]["metrics"].items():

@@ -83,7 +83,7 @@ class Broken(GTDataset):
 
 class Slow(GTDataset):
     def __getitem__(self, plan):
-        time.sleep(4)
+        time.sleep(60)
 
 
 class Suicidal(GTDataset):

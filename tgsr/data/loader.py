@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import os
 import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -44,7 +45,7 @@ class _Fetch(Dataset[Any]):
         samples = []
         for plan in plans:
             if row is not None:
-                row[0], row[1], row[2] = plan.image, time.time(), os.getpid()
+                row[0], row[1] = plan.image, time.time()
             try:
                 samples.append(self.dataset[plan])
             except UserError as error:
@@ -86,7 +87,10 @@ class TrainLoader:
     ) -> None:
         self.dataset, self.batch_sampler = dataset, batch_sampler
         self.num_workers, self.timeout_s = num_workers, timeout_s
-        self._progress = torch.full((max(1, num_workers), 3), -1.0, dtype=torch.float64).share_memory_()
+        self._progress = torch.full((max(1, num_workers), 2), -1.0, dtype=torch.float64).share_memory_()
+        self._closing = torch.zeros(1, dtype=torch.uint8).share_memory_()
+        self._at_exit = partial(self._closing.fill_, 1)
+        atexit.register(self._at_exit)
         fetch = _Fetch(dataset, self._progress)
         options: dict[str, Any] = {}
         if num_workers > 0:
@@ -94,7 +98,7 @@ class TrainLoader:
                 "prefetch_factor": prefetch_factor,
                 "persistent_workers": True,
                 "timeout": timeout_s,
-                "worker_init_fn": _start_worker,
+                "worker_init_fn": partial(_start_worker, closing=self._closing),
             }
         self._loader: DataLoader[Any] | None = DataLoader(
             fetch,
@@ -118,6 +122,7 @@ class TrainLoader:
             except StopIteration:
                 return
             except RuntimeError as error:
+                self._closing.fill_(1)
                 raise self._explain(error) from None
             if isinstance(batch, _Failure):
                 raise batch.error
@@ -125,15 +130,15 @@ class TrainLoader:
 
     def close(self) -> None:
         """End the workers."""
+        self._closing.fill_(1)
         self._loader = None
+        atexit.unregister(self._at_exit)
 
     def _explain(self, error: RuntimeError) -> Exception:
         text = str(error)
         if "timed out" in text:
-            stuck = self._stuck()
-            self._kill()
             return DataError(
-                f"no batch for {self.timeout_s:g} s; {stuck}",
+                f"no batch for {self.timeout_s:g} s; {self._stuck()}",
                 remedy="check the disk, copy the data to a local one, or lower num_worker_per_gpu",
             )
         if "exited unexpectedly" in text or "is killed by signal" in text:
@@ -143,24 +148,18 @@ class TrainLoader:
             )
         return error
 
-    def _kill(self) -> None:
-        """End workers that hang, so that this process can end; they would not heed a SIGTERM."""
-        for image, _since, pid in self._progress.tolist():
-            if image >= 0:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-
     def _stuck(self) -> str:
         now, parts = time.time(), []
-        for worker, (image, since, _pid) in enumerate(self._progress.tolist()):
+        for worker, (image, since) in enumerate(self._progress.tolist()):
             if image >= 0:
                 parts.append(f"worker {worker} is at {self.dataset.place(int(image))} since {now - since:.0f} s")
         return ", ".join(parts) or "no worker is at an image"
 
 
-def _start_worker(_worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process saves first and ends us then
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _start_worker(_worker: int, *, closing: torch.Tensor) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach workers too, but the main process saves first. It ends workers with a
+    # SIGTERM of its own when it closes or exits, and says so before.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.item() else None)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tgsr.config.schema import Options
 from tgsr.data.demo import prepare_demo
 from tgsr.utils.download import download, unpack
 from tgsr.utils.errors import ConfigError, DataError
@@ -152,6 +153,14 @@ def prepare_missing(name: str, dataroot: Path | Sequence[Path]) -> None:
             if root.name not in ("train", "val"):
                 raise ConfigError(f"prepare: demo makes folders train and val, not '{root.name}'", place=str(root))
             prepare_demo(root.parent)
+
+
+def prepare_datasets(options: Options) -> None:
+    """Make the sets that an option file asks for with `prepare`, where they are not there."""
+    train = options.datasets.train
+    for spec in [*([] if train is None else [train.dataset]), *options.datasets.val.values()]:
+        if spec.kwargs.get("prepare"):
+            prepare_missing(spec.kwargs["prepare"], spec.kwargs["dataroot_gt"])
 
 
 def prepare(
