@@ -169,7 +169,7 @@ def _hat(shapes: Shapes) -> Settings:
 
 
 _NETWORKS: tuple[tuple[str, tuple[str, ...], Callable[[Shapes], Settings | None]], ...] = (
-    ("RRDBNet", ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up2.weight"), _rrdbnet),
+    ("RRDBNet", ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up2.weight", "conv_last.weight"), _rrdbnet),
     ("MSRResNet", ("conv_first.weight", "body.0.conv1.weight", "conv_hr.weight", "conv_last.weight"), _msrresnet),
     ("LightSR", ("conv_first.weight", "body.0.conv1.weight", "conv_last.weight"), _light_sr),
     ("SRVGGNetCompact", ("body.0.weight", "body.2.weight"), _srvgg),
