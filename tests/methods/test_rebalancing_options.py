@@ -1,0 +1,88 @@
+"""Option files of the room, benchmarks and paper tables."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.methods.rebalancing_toys import make_options, run
+from tgsr.config.options import load_options
+from tgsr.data.benchmark import verify_benchmark
+from tgsr.engine import build
+from tgsr.engine.context import Context
+from tgsr.engine.runner import Chain, make_runner
+from tgsr.methods.rebalancing.paper_tables import TABLES, paper_table
+from tgsr.report.artefacts import Metrics
+from tgsr.utils.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted([*(ROOT / "options" / "rebalancing").glob("*.yml"), *(ROOT / "options" / "mini").glob("cdr*.yml")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_option_files_build(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = load_options(path)
+    if options.tasks.set is not None:
+        assert len(build.build_tasks(options)) >= 2
+    runner = make_runner(options, Context.create(device="cpu"))
+    if isinstance(runner, Chain):
+        stages = runner.load()
+        names = [o.name for o in stages]
+        assert len(set(names)) == len(names)
+
+
+def test_mini_chain_makes_what_it_compares(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    chain = make_runner(load_options("options/mini/cdr.yml"), Context.create(device="cpu"))
+    seen = set()
+    for options in chain.load():
+        runner = make_runner(options, Context.create(device="cpu")) if options.run is not None else None
+        for weights in getattr(runner, "runs", {}).values():
+            assert weights.parts[1] in seen, f"{options.name} needs {weights}"
+        seen.add(options.name)
+
+
+def test_four_level_benchmark(tmp_path):
+    stage = {"type": "TaskBenchmark", "gt": str(tmp_path / "val"), "output": str(tmp_path / "levels")}
+    options = make_options(
+        tmp_path, stem="levels", run=stage, tasks={"set": {"type": "Partition", "preset": "cdr4"}},
+        degradation={"space": {"type": "SecondOrder", "preset": "cdr"}},
+    )  # fmt: skip
+    run(options)
+    found = sorted(str(p.relative_to(tmp_path / "levels")) for p in (tmp_path / "levels").rglob("*.png"))
+    assert found == sorted(f"LQ/{t}/{i}.png" for t in ("mild", "blur", "noise", "severe") for i in ("00", "01"))
+    assert verify_benchmark(tmp_path / "levels") == []
+    roots = {"dataroot_gt": str(tmp_path / "val"), "dataroot_lq": str(tmp_path / "levels" / "LQ" / "blur")}
+    test = make_options(tmp_path, stem="pairs", datasets={"val": {"pairs": {"type": "PairedDataset", **roots}}}, val={})
+    assert len(build.build_val_sets(test)["pairs"]) == 2
+
+
+def test_tables_hold_the_papers_values():
+    assert {n: (len(t), len(next(iter(t.values())))) for n, t in TABLES.items()} == {
+        1: (10, 12), 2: (10, 12), 3: (8, 4), 4: (4, 4), 5: (5, 4)
+    }  # fmt: skip
+    assert TABLES[1]["Ours"]["DIV2K_severe/psnr"] == 23.54
+    assert TABLES[2]["Ours"]["DRealSR/ssim"] == 0.8393
+    assert TABLES[5]["re-weighting, 4 tasks"]["RealSRset-Canon/lpips"] == 0.3597
+
+
+def test_measured_values_stand_beside_the_papers(tmp_path):
+    protocol = {"protocol": "Y, crop 4", "higher_is_better": True}
+    runs = [
+        Metrics(tmp_path, f"r{k}", {"RealSRset-Nikon": {"metrics": {"psnr": {"mean": 26.0 + k, **protocol}}}})
+        for k in (0, 1)
+    ]
+    table = paper_table(4, {"Ours": runs})
+    cell = table.cell("Ours", "RealSRset-Nikon/psnr")
+    assert (cell.value, cell.paper, cell.num_runs) == (26.5, 26.16, 2)
+    assert "n/a (paper 26.02)" in table.to_markdown()
+    with pytest.raises(ConfigError, match="table 4 has no row 'ours'.*did you mean 'Ours'"):
+        paper_table(4, {"ours": runs})
+
+
+def test_tables_stage(tmp_path):
+    run(make_options(tmp_path, stem="tables", run={"type": "RebalancingTables"}))
+    report = tmp_path / "results" / "tables" / "report"
+    assert {p.stem for p in (report / "tables").glob("*.md")} == {f"table_{k}" for k in range(1, 6)}
+    with pytest.raises(ConfigError, match="there is no table 9"):
+        run(make_options(tmp_path, stem="wrong", run={"type": "RebalancingTables", "tables": {"9": {}}}))
