@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 
@@ -14,8 +13,11 @@ import torch
 from tests.engine.toy import make_images, toy_options, write_options
 from tgsr.archs import ARCHS
 from tgsr.cli import main
+from tgsr.config.options import load_options
+from tgsr.engine.context import Context
 from tgsr.engine.inference import ImageRestorer, duration, infer_files
 from tgsr.engine.network_files import describe_weights, load_network
+from tgsr.engine.runner import run_stage
 
 TINY = {
     "RRDBNet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4, "scale": 2},
@@ -190,7 +192,7 @@ def _pickle_bomb(path, marker):
         def __reduce__(self):
             return (open, (str(marker), "w"))
 
-    path.write_bytes(pickle.dumps({"params": Bomb()}))
+    torch.save({"params": Bomb()}, path)
 
 
 def test_bad_weights_are_one_line(tmp_path, capsys):
@@ -266,12 +268,12 @@ def test_the_card_of_a_run_carries_its_numbers_with_their_protocol(tmp_path, mon
     pytest.importorskip("safetensors")
     monkeypatch.chdir(tmp_path)
     path = write_options(tmp_path, toy_options(tmp_path))
-    run("train", "-opt", path)
+    assert run_stage(load_options(path), Context.create(device="cpu"))
     models = tmp_path / "experiments" / "toy" / "models"
     run("export", "-w", models / "net_g_latest.pth", "-o", tmp_path / "toy.safetensors")
     card = (tmp_path / "toy.md").read_text()
     assert "# toy" in card
-    assert "toy/psnr (RGB, crop 4, 8-bit)" in card
+    assert "toy/psnr (Y (BT.601), crop 4, 8-bit)" in card
     run("export", "-w", models / "net_g_2.pth", "-o", tmp_path / "early.safetensors")
     assert "psnr" not in (tmp_path / "early.md").read_text()  # those numbers belong to other weights
 

@@ -175,6 +175,8 @@ class _Translation:
         if self.legacy_model and "model" not in data:
             model = _MODELS[self.legacy_model] if isinstance(data.get("train"), PlacedDict) else _PIXEL
             data.put("model", model, self.place)
+        if self.legacy_model and "precision" not in data:
+            data.put("precision", "fp32", self.place)  # what BasicSR computes in, whatever the GPU would do faster
 
     def _ignore(self, section: PlacedDict, reasons: dict[str, str]) -> None:
         for key, reason in reasons.items():

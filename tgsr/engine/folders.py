@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tgsr.engine.logger import progress
 from tgsr.metrics.base import METRICS, Metric
 from tgsr.utils.errors import DataError
-from tgsr.utils.image_io import list_images, read_image, to_tensor
+from tgsr.utils.image_io import list_images, probe_image, read_image, to_tensor
+
+logger = logging.getLogger("tgsr")
 
 
 def default_metrics(*, crop_border: int) -> dict[str, Metric]:
@@ -23,7 +27,13 @@ def default_metrics(*, crop_border: int) -> dict[str, Metric]:
 
 
 def evaluate_folder(
-    restored: Path, gt: Path | None, metrics: Mapping[str, Metric], *, name: str, suffix: str = ""
+    restored: Path,
+    gt: Path | None,
+    metrics: Mapping[str, Metric],
+    *,
+    name: str,
+    suffix: str = "",
+    scale: int | None = None,
 ) -> dict[str, Any]:
     """Measure a folder of restored images.
 
@@ -33,31 +43,25 @@ def evaluate_folder(
         metrics: by name.
         name: of the method, also used as the set's name.
         suffix: of the restored images' stems.
+        scale: cut the ground truth to a multiple of it at the bottom and right, as data sets do; None: never cut.
 
     Returns:
         The content of a `metrics.json` (schema `tgsr.metrics`).
 
     Raises:
-        DataError: images without a partner or of another size, all of them named.
+        DataError: images without a partner or of another size, all of them named before anything is measured.
     """
     pairs = _pairs(restored, gt, suffix)
     used = {k: m for k, m in metrics.items() if gt is not None or not m.needs_gt}
+    if not metrics:
+        raise DataError("there is no metric", place=str(restored), remedy="name one under val.metrics")
     if not used:
         raise DataError("no metric works without ground truth", place=str(restored), remedy="give --gt, or use NIQE")
-    images, problems = [], []
-    for label, path, gt_path in pairs:
-        image = _read(path)
-        reference = None if gt_path is None else _read(gt_path)
-        if reference is not None and reference.shape != image.shape:
-            problems.append(f"{label}: {tuple(image.shape[1:])} but ground truth {tuple(reference.shape[1:])}")
-            continue
-        images.append({"name": label, "metrics": {k: m(image, reference) for k, m in used.items()}, "files": {}})
-    if problems:
-        raise DataError(
-            f"{len(problems)} images differ in size from their ground truth: {'; '.join(problems[:5])}",
-            place=str(restored),
-            remedy="crop the ground truth to a multiple of the scale",
-        )
+    _check_sizes(restored, pairs, scale)
+    images = [
+        {"name": label, "metrics": _measure(path, gt_path, used, scale), "files": {}}
+        for label, path, gt_path in progress(pairs, name, is_shown=True)
+    ]
     return {
         "schema": "tgsr.metrics",
         "version": 1,
@@ -82,27 +86,74 @@ def evaluate_folder(
     }
 
 
+def _measure(path: Path, gt_path: Path | None, metrics: Mapping[str, Metric], scale: int | None) -> dict[str, float]:
+    image = _read(path)
+    reference = None if gt_path is None else _read(gt_path)
+    if reference is not None and scale is not None:
+        height, width = (n // scale * scale for n in reference.shape[1:])
+        reference = reference[:, :height, :width]
+    try:
+        return {k: m(image, reference) for k, m in metrics.items()}
+    except DataError as error:
+        remedy = error.remedy or "choose metrics that can be taken with -opt FILE.yml"
+        raise DataError(error.problem, place=error.place or str(path), remedy=remedy) from None
+
+
 def _pairs(restored: Path, gt: Path | None, suffix: str) -> list[tuple[str, Path, Path | None]]:
     """`(name, restored image, ground truth)`; DataError that names what has no partner."""
     if gt is None:
         return [(str(p.relative_to(restored)), p, None) for p in list_images(restored)]
-    by_stem = {str(p.relative_to(restored).with_suffix("")): p for p in list_images(restored)}
+    by_stem = {_stem(p, restored): p for p in list_images(restored)}
     pairs, missing = [], []
     for path in list_images(gt):
-        stem = str(path.relative_to(gt).with_suffix(""))
-        partner = by_stem.get(stem + suffix)
+        stem = _stem(path, gt)
+        partner = by_stem.pop(stem + suffix, None)
         if partner is None:
             missing.append(stem + suffix)
         else:
             pairs.append((stem, partner, path))
     if missing:
+        guess = _suffix_of(missing[0].removesuffix(suffix), by_stem)
         raise DataError(
             f"{len(missing)} of {len(missing) + len(pairs)} ground-truth images have no restored partner: "
             + ", ".join(missing[:5]),
             place=str(restored),
-            remedy="give --suffix if the restored names have one",
+            remedy=f"give --suffix {guess}" if guess else "give --suffix if the restored names have one",
+        )
+    if by_stem:
+        logger.warning(
+            "%s: %d images without a ground truth are left out: %s", restored, len(by_stem), ", ".join([*by_stem][:5])
         )
     return pairs
+
+
+def _stem(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).with_suffix(""))
+
+
+def _suffix_of(stem: str, names: Iterable[str]) -> str:
+    """What the one restored name that begins like this ground truth has beyond it."""
+    found = [name[len(stem) :] for name in names if name.startswith(stem) and name != stem]
+    return found[0] if len(found) == 1 else ""
+
+
+def _check_sizes(restored: Path, pairs: list[tuple[str, Path, Path | None]], scale: int | None) -> None:
+    """From the headers, before anything is measured."""
+    problems, is_cut = [], True
+    for label, path, gt_path in pairs:
+        if gt_path is None:
+            continue
+        info, wanted = probe_image(path), probe_image(gt_path)
+        height, width = (n if scale is None else n // scale * scale for n in (wanted.height, wanted.width))
+        if (info.height, info.width) != (height, width):
+            problems.append(f"{label}: {info.width}x{info.height} but ground truth {width}x{height}")
+            is_cut &= 0 <= height - info.height < 8 and 0 <= width - info.width < 8
+    if problems:
+        raise DataError(
+            f"{len(problems)} images differ in size from their ground truth: {'; '.join(problems[:5])}",
+            place=str(restored),
+            remedy="give --scale to cut the ground truth to a multiple of it" if is_cut else "check --gt and the scale",
+        )
 
 
 def _read(path: Path) -> torch.Tensor:

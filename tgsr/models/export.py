@@ -6,10 +6,10 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from tgsr.utils.errors import CheckpointError, UserError
 from tgsr.utils.files import to_json, write_atomic
 
 logger = logging.getLogger("tgsr")
+T = TypeVar("T")
 
 _FORMAT = "tgsr-network-1"
 
@@ -71,15 +72,12 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], NetworkInfo]:
     Raises:
         CheckpointError: absent, damaged, or without our header.
     """
-    library = _safetensors(path)
-    try:
-        with library.safe_open(str(path), framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError:
-        raise CheckpointError("no such file", place=str(path)) from None
-    except (library.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"truncated or not a safetensors file ({error})", place=str(path)) from None
+
+    def read(file: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        names = file.keys()  # safe_open is no mapping
+        return {key: file.get_tensor(key) for key in names}, file.metadata() or {}
+
+    state, metadata = _open_safetensors(path, read)
     if metadata.get("tgsr") != _FORMAT:
         raise CheckpointError(
             "has weights but does not say which network they are for",
@@ -87,6 +85,16 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], NetworkInfo]:
             remedy="name the network in an option file and give this file as path.pretrain_network_g",
         )
     return state, NetworkInfo(**json.loads(metadata["info"]))
+
+
+def read_info(path: Path | str) -> NetworkInfo | None:
+    """What `export_safetensors` wrote into the header of a file; None for a file from elsewhere.
+
+    Raises:
+        CheckpointError: absent or damaged.
+    """
+    metadata = _open_safetensors(path, lambda file: file.metadata() or {})
+    return NetworkInfo(**json.loads(metadata["info"])) if metadata.get("tgsr") == _FORMAT else None
 
 
 def network_from_file(path: Path | str) -> tuple[nn.Module, NetworkInfo]:
@@ -230,6 +238,17 @@ def _onnxruntime(path: Path | str) -> Any:
     return onnxruntime
 
 
+def _open_safetensors(path: Path | str, read: Callable[[Any], T]) -> T:
+    library = _safetensors(path)
+    try:
+        with library.safe_open(str(path), framework="pt", device="cpu") as file:
+            return read(file)
+    except FileNotFoundError:
+        raise CheckpointError("no such file", place=str(path)) from None
+    except (library.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"truncated or not a safetensors file ({error})", place=str(path)) from None
+
+
 def _safetensors(path: Path | str) -> Any:
     try:
         import safetensors.torch
@@ -268,6 +287,9 @@ def model_card(info: NetworkInfo, *, files: Mapping[str, str] | None = None, onn
         sizes = f"multiples of {onnx.size_multiple}" if onnx.is_dynamic else "{}x{} only".format(*onnx.size)
         check = "not checked" if onnx.max_difference is None else f"within {onnx.max_difference:.1e} of PyTorch"
         lines += ["", f"ONNX: input `lq`, output `sr`, (B, 3, H, W), RGB in [0, 1]; sizes: {sizes}; {check}."]
+    weights = next((name for name in files or {} if name.endswith(".safetensors")), None)
+    if weights is not None:
+        lines += ["", f"Restore images with `tgsr infer -w {weights} -i FILE_OR_FOLDER -o FOLDER`."]
     lines += ["", "Input and output are RGB in [0, 1]; clip the output before saving it.", ""]
     return "\n".join(lines)
 

@@ -1,0 +1,245 @@
+"""Which network a file of weights holds: found out, loaded, and exported for other programs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from tgsr.archs import ARCHS
+from tgsr.archs.base import RestorationNetwork
+from tgsr.archs.identify import identify
+from tgsr.models.export import (
+    NetworkInfo,
+    OnnxReport,
+    export_onnx,
+    export_safetensors,
+    model_card,
+    read_info,
+    read_safetensors,
+)
+from tgsr.models.weights import load_into, load_state
+from tgsr.utils.errors import CheckpointError, UserError
+from tgsr.utils.files import read_json, write_atomic
+
+logger = logging.getLogger("tgsr")
+
+_FORMATS = (".safetensors", ".onnx")
+_SHOWN_SETTINGS = ("num_feat", "num_block", "num_conv", "embed_dim", "dim", "depths", "num_blocks", "window_size")
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """Which network a weights file belongs to.
+
+    Attributes:
+        type: registered name.
+        arguments: of its constructor.
+        scale: output size divided by input size; None: as the network says.
+        source: where this was found, for messages.
+        name: of the run that made the weights, where known.
+        param_key: entry of the container to load.
+        info: what the weights' own header says, where they have one.
+    """
+
+    type: str
+    arguments: Mapping[str, Any]
+    scale: int | None
+    source: str
+    name: str = ""
+    param_key: str = "auto"
+    info: NetworkInfo | None = field(default=None, repr=False)
+
+
+def describe_weights(weights: Path, option_file: Path | None = None) -> NetworkDescription:
+    """Find out which network the weights need.
+
+    Looked up in this order: the option file, the header of a safetensors file that we wrote, the option file of the
+    experiment that the weights lie in (`experiments/<name>/models/x.pth`), the shapes of the weights.
+
+    Raises:
+        UserError: nothing tells; or the file is not a generator's.
+    """
+    if option_file is not None:
+        from tgsr.config.options import load_options
+
+        options = load_options(option_file)
+        if options.network_g is None:
+            raise UserError("the option file names no network", place=f"{option_file}: network_g")
+        return NetworkDescription(
+            options.network_g.type,
+            dict(options.network_g.kwargs),
+            options.scale,
+            str(option_file),
+            name=options.name,
+            param_key=options.path.param_key_g,
+        )
+    if weights.suffix == ".safetensors" and (info := read_info(weights)) is not None:
+        return NetworkDescription(
+            info.network, info.arguments, info.scale, f"header of {weights}", name=info.name, info=info
+        )
+    plain = _options_beside(weights)
+    if plain is not None:
+        network = dict(plain["network_g"])
+        return NetworkDescription(network.pop("type"), network, int(plain["scale"]), plain["name"], name=plain["name"])
+    return _identified(weights)
+
+
+def _options_beside(weights: Path) -> dict[str, Any] | None:
+    """The option file of the experiment, as run: complete and already checked; None where there is none."""
+    folder = weights.resolve().parent.parent
+    file = folder / f"{folder.name}.yml"
+    if not file.exists():
+        return None
+    plain = yaml.safe_load(file.read_text())
+    if not isinstance(plain, dict) or not isinstance(plain.get("network_g"), dict):
+        return None
+    if plain.get("import_modules"):
+        from tgsr.config.options import load_options
+
+        load_options(file)  # the network may be one of the user's own
+    return plain
+
+
+def _identified(weights: Path) -> NetworkDescription:
+    state = load_state(weights)
+    found = identify({k: tuple(v.shape) for k, v in state.items()})
+    if found is None:
+        shown = ", ".join(f"{k} {'x'.join(map(str, v.shape))}" for k, v in list(state.items())[:2])
+        raise UserError(
+            f"nothing says which network these weights belong to ({len(state)} weights: {shown}, ...)",
+            place=str(weights),
+            remedy="give the option file they were trained with: -opt FILE.yml",
+        )
+    name, settings = found
+    if "Discriminator" in name:
+        raise UserError(
+            f"these are the weights of a discriminator ({name})", place=str(weights), remedy="give the generator's"
+        )
+    shown = ", ".join(f"{k} {settings[k]}" for k in _SHOWN_SETTINGS if k in settings)
+    logger.info("%s: by the shapes of its weights it is %s (%s)", weights.name, name, shown)
+    return NetworkDescription(name, settings, None, f"shapes of {weights}")
+
+
+def load_network(weights: Path, device: torch.device, *, option_file: Path | None = None) -> tuple[nn.Module, int]:
+    """The network with its weights on the device, in eval mode, and its scale."""
+    net, scale, _ = _load(weights, device, option_file)
+    return net, scale
+
+
+def _load(weights: Path, device: torch.device, option_file: Path | None) -> tuple[nn.Module, int, NetworkDescription]:
+    if not weights.exists():
+        raise UserError("no such file", place=str(weights), remedy="check -w")
+    description = describe_weights(weights, option_file)
+    net = ARCHS.get(description.type)(**description.arguments)
+    own = net.scale if isinstance(net, RestorationNetwork) else None
+    scale = description.scale if description.scale is not None else own or 1
+    if own is not None and own != scale:
+        raise UserError(
+            f"scale is {scale}, but this {description.type} enlarges by {own}",
+            place=description.source,
+            remedy="make scale and network_g agree",
+        )
+    load_into(net, weights, key=description.param_key)
+    return net.to(device).eval(), scale, description
+
+
+def export_network(
+    weights: Path,
+    outputs: Sequence[Path],
+    *,
+    option_file: Path | None = None,
+    name: str | None = None,
+    metrics_file: Path | None = None,
+    onnx_size: tuple[int, int] = (64, 64),
+) -> Path:
+    """Write trained weights for other programs, checked, with a model card beside them.
+
+    Args:
+        weights: any file that inference takes; its EMA weights are exported where there are any.
+        outputs: files to write, `.safetensors` or `.onnx`.
+        option_file: see `describe_weights`.
+        name: on the card; None: of the run, or of the weights.
+        metrics_file: `metrics.json` whose numbers go on the card; None: that of the run, where it is of these weights.
+        onnx_size: height and width to trace ONNX with.
+
+    Returns:
+        The card, `<first output>.md`.
+    """
+    for path in outputs:
+        if path.suffix not in _FORMATS:
+            raise UserError(f"cannot export as '{path.suffix}'", place=str(path), remedy="use .safetensors or .onnx")
+    net, scale, description = _load(weights, torch.device("cpu"), option_file)
+    info = _info(weights, description, scale, name, metrics_file)
+    report: OnnxReport | None = None
+    files: dict[str, str] = {}
+    for path in outputs:
+        if path.suffix == ".onnx":
+            report = export_onnx(net, path, num_channels=_input_channels(net), size=onnx_size)
+            files[path.name] = "ONNX, input `lq`, output `sr`"
+        else:
+            export_safetensors(path, net.state_dict(), info)
+            _check_copy(path, net)
+            files[path.name] = "weights, with network and settings in the header"
+        logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+    card = outputs[0].with_suffix(".md")
+    text = model_card(info, files=files, onnx=report)
+    write_atomic(card, lambda file: file.write(text.encode()))
+    return card
+
+
+def _info(
+    weights: Path, description: NetworkDescription, scale: int, name: str | None, metrics_file: Path | None
+) -> NetworkInfo:
+    content = read_json(metrics_file) if metrics_file is not None else _metrics_of(weights)
+    known = description.info
+    metrics = _flat_metrics(content) or dict(known.metrics if known else {})
+    return NetworkInfo(
+        description.type,
+        dict(description.arguments),
+        scale,
+        name=name or description.name or weights.stem,
+        options_hash=str(content.get("options", "")) or (known.options_hash if known else ""),
+        metrics=metrics,
+        notes=known.notes if known else {},
+    )
+
+
+def _metrics_of(weights: Path) -> dict[str, Any]:
+    """The run's `metrics.json` if its numbers are of these very weights, else nothing."""
+    plain = _options_beside(weights)
+    if plain is None:
+        return {}
+    file = Path(plain.get("path", {}).get("results_root", "results")) / plain["name"] / "metrics.json"
+    if not file.exists():
+        return {}
+    content = read_json(file)
+    return content if Path(content.get("weights", "")).resolve() == weights.resolve() else {}
+
+
+def _flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:
+    """`Set5/psnr (Y, crop 4, 8-bit)` -> value: a number never stands without its protocol."""
+    return {
+        f"{dataset}/{metric} ({value['protocol']})": value["mean"]
+        for dataset, entry in content.get("datasets", {}).items()
+        for metric, value in entry["metrics"].items()
+    }
+
+
+def _input_channels(net: nn.Module) -> int:
+    """What the network takes: its first convolution's input, without a fold of pixels into channels."""
+    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
+    return channels if channels in (1, 3) else 3
+
+
+def _check_copy(path: Path, net: nn.Module) -> None:
+    copied, _ = read_safetensors(path)
+    if any(not torch.equal(copied[k], v) for k, v in net.state_dict().items()):
+        raise CheckpointError("the written weights differ from the network's", place=str(path))
