@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
@@ -21,11 +19,11 @@ from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.degradation_similarity import figures
 from tgsr.methods.degradation_similarity.comparison import checkpoint_restorer
-from tgsr.methods.degradation_similarity.descriptor import Descriptor, descriptor_from_json
-from tgsr.methods.degradation_similarity.discriminant import Discriminant, difference_statistics, fit_discriminant
-from tgsr.methods.degradation_similarity.ggd import GGD, kl_divergence, log_distance
-from tgsr.methods.degradation_similarity.patches import clean_images
-from tgsr.methods.degradation_similarity.router import RoutedGroup, Router, Rule, Sampling, image_features, image_ggd
+from tgsr.methods.degradation_similarity.descriptor import descriptor_from_json
+from tgsr.methods.degradation_similarity.discriminant import Discriminant, fit_discriminant
+from tgsr.methods.degradation_similarity.ggd import kl_divergence, log_distance
+from tgsr.methods.degradation_similarity.observation import Views, observe
+from tgsr.methods.degradation_similarity.router import RoutedGroup, Router, Rule, Sampling
 from tgsr.methods.degradation_similarity.similarity import Similarity
 from tgsr.methods.degradation_similarity.stages import build_set, load_groups
 from tgsr.methods.degradation_similarity.trainings import all_tasks, evaluate_tasks
@@ -35,47 +33,6 @@ from tgsr.utils.errors import DataError
 from tgsr.utils.files import read_json, write_json
 
 logger = logging.getLogger("tgsr")
-
-
-@dataclass(frozen=True)
-class Views:
-    """What the router sees of images: one row for each image and degradation.
-
-    Attributes:
-        labels: (N,) index of the degradation.
-        images: (N,) index of the image.
-        statistics: (N, D) for the discriminant.
-        ggds: N single-image GGDs, for the paper's rule; empty when not asked for.
-    """
-
-    labels: np.ndarray
-    images: np.ndarray
-    statistics: np.ndarray
-    ggds: list[GGD]
-
-
-def observe(
-    dataset: Any,
-    tasks: Sequence[Task],
-    descriptor: Descriptor,
-    sampling: Sampling,
-    *,
-    num_images: int,
-    device: torch.device,
-    with_ggd: bool,
-) -> Views:
-    """Degrade whole images with every task (their fixed draws) and look at them as the router will."""
-    labels, images, statistics, ggds = [], [], [], []
-    for place, (name, clean) in enumerate(clean_images(dataset, num_images)):
-        for label, task in enumerate(tasks):
-            lq = task.space.pipeline.apply(clean[None], task.draw_fixed(name))[0].to(device)
-            features = image_features(descriptor, lq, sampling)
-            labels.append(label)
-            images.append(place)
-            statistics.append(difference_statistics(features))
-            if with_ggd:
-                ggds.append(image_ggd(features, sampling, stride=descriptor.stride))
-    return Views(np.array(labels), np.array(images), np.array(statistics), ggds)
 
 
 @RUNNERS.register()
@@ -91,6 +48,7 @@ class BuildRouter(Runner):
         num_reference: images of the reference set.
         num_test: images of the test set.
         sampling_px: edge of a patch of the paper's rule; None: as in the similarity stage.
+        max_pixels: larger images are represented by a window of this many pixels.
         shrinkage: of the discriminant's covariance.
         ood_distance: of the paper's rule; 4 in the paper. None: calibrated, the (1 - ood_share) quantile over the
             reference images.
@@ -113,6 +71,7 @@ class BuildRouter(Runner):
         num_reference: PositiveInt = 100,
         num_test: PositiveInt = 50,
         sampling_px: PositiveInt | None = None,
+        max_pixels: PositiveInt = 160_000,
         shrinkage: float = 0.1,
         ood_distance: float | None = 4.0,
         ood_share: float = 0.02,
@@ -125,7 +84,7 @@ class BuildRouter(Runner):
         self.rule, self.num_reference, self.num_test = rule, num_reference, num_test
         self.sampling_px, self.shrinkage, self.ood_distance = sampling_px, shrinkage, ood_distance
         self.ood_share, self.unknown, self.photos = ood_share, list(unknown), photos
-        self.num_prediction = num_prediction
+        self.num_prediction, self.max_pixels = num_prediction, max_pixels
 
     def run(self) -> None:
         if not self.context.is_main:
@@ -153,6 +112,7 @@ class BuildRouter(Runner):
             patch_px=self.sampling_px or about["patch_px"],
             num_patches=about["num_patches"],
             num_components=about["num_components"],
+            max_pixels=self.max_pixels,
             seed=self.options.manual_seed,
         )
         dataset = build_set(self.options, self.reference, tasks)
@@ -160,6 +120,7 @@ class BuildRouter(Runner):
         seen = observe(
             dataset, list(tasks), descriptor, sampling,
             num_images=self.num_reference, device=self.context.device, with_ggd=calibrate,
+            cache=self.folder / "seen_reference.npz",
         )  # fmt: skip
         router = Router(
             groups=[
@@ -196,12 +157,11 @@ class BuildRouter(Runner):
         """Both rules on the same test images: confusion, accuracies, flags."""
         strangers = [Task(n, NamedSpace(degradation=n)) for n in self.unknown if n not in tasks.names]
         dataset = build_set(self.options, self.test, tasks)
-        start = time.perf_counter()
         seen = observe(
             dataset, [*tasks, *strangers], router.descriptor, router.sampling,
             num_images=self.num_test, device=self.context.device, with_ggd=True,
+            cache=self.folder / "seen_test.npz",
         )  # fmt: skip
-        seconds = (time.perf_counter() - start) / len(seen.labels)
         choices = {
             "divergence": [router.choose_by_divergence(g) for g in seen.ggds],
             "discriminant": [router.choose_by_discriminant(s) for s in seen.statistics],
@@ -219,7 +179,7 @@ class BuildRouter(Runner):
             "degradations": tasks.names,
             "groups": [list(g.members) for g in router.groups],
             "test": {"name": self.test, "num_images": len(set(seen.images.tolist()))},
-            "about": f"reference: {router.about['reference']}; {seconds:.2f} s an image for both rules",
+            "about": f"reference: {router.about['reference']}; {seen.seconds:.2f} s an image for both rules",
             "ood_distance": router.ood_distance,
             "rules": rules,
         }
