@@ -72,16 +72,18 @@ def contenders(restored: torch.Tensor, gt: torch.Tensor) -> dict[str, tuple[Call
     return table
 
 
-def compare(theirs: Callable, whole: Callable, ours: Callable, repeats: int) -> dict[str, object]:
+def compare(
+    theirs: Callable, whole: Callable, ours: Callable, repeats: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, object]:
     """Medians, the ratio of each round and its quartiles, and how far the values are apart."""
     functions = {"basicsr": theirs, "basicsr_whole": whole, "ours": ours}
     values = {name: function() for name, function in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     report: dict[str, object] = {f"{name}_s": statistics.median(times) for name, times in seconds.items()}
     for key, name in (("ratio", "basicsr"), ("ratio_whole", "basicsr_whole")):
         rounds = [a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)]

@@ -1,0 +1,108 @@
+"""A whole iteration of the RealESRNet recipe in one process: read from PNG sub-images, degrade, step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr_baseline import DATASET
+from degradation import SeparableUSM
+from torch.utils.data import default_collate
+
+from comparison.measure import Settings, alternate, compare, row
+from comparison.photographs import make_folders
+from comparison.sides import basicsr_model, copy_weights, our_model, our_options
+from tgsr.config.schema import Options
+from tgsr.data.batch import Batch
+from tgsr.engine import build
+from tgsr.engine.context import Context
+
+CASES = [("msrresnet", 16, 4, 5), ("rrdbnet", 23, 2, 3)]
+QUICK_CASES = [("msrresnet", 4, 2, 2), ("rrdbnet", 2, 1, 2)]
+
+
+class TheirLoop:
+    """basicsr's dataset, `feed_data` and `optimize_parameters`, without workers and without the pair pool."""
+
+    def __init__(self, model: Any, paths: dict[str, Path], batch: int, *, is_separable: bool) -> None:
+        from basicsr.data.realesrgan_dataset import RealESRGANDataset
+
+        self.model, self.batch = model, batch
+        self.sharpen = SeparableUSM() if is_separable else model.usm_sharpener
+        self.dataset = RealESRGANDataset(
+            {
+                **DATASET, "io_backend": {"type": "disk"}, "dataroot_gt": str(paths["sub"]),
+                "meta_info": str(paths["meta_info"]), "gt_size": 256,
+            }
+        )  # fmt: skip
+
+    def __call__(self, i: int) -> float:
+        samples = [self.dataset[(i * self.batch + j) % len(self.dataset)] for j in range(self.batch)]
+        self.model.usm_sharpener = self.sharpen
+        self.model.feed_data(default_collate(samples))
+        self.model.optimize_parameters(i + 1)
+        return self.model.get_current_log()["l_pix"]
+
+
+class OurLoop:
+    """Our loader without workers and the model's step."""
+
+    def __init__(self, options: Options, theirs: Any, num_batches: int) -> None:
+        context = Context(torch.device("cpu"))
+        tasks = build.build_tasks(options)
+        self.data = build.TrainData(options, context, tasks, build.build_task_sampler(options, tasks))
+        self.batches: Iterator[list[Batch]] = self.data.iterations(0, num_batches)
+        self.model = our_model(options)
+        copy_weights(theirs, self.model)
+
+    def __call__(self, i: int) -> float:
+        return float(self.model.step(next(self.batches), i).losses["pixel"].mean())
+
+
+def measure(settings: Settings) -> list[dict[str, Any]]:
+    """Seconds per iteration of basicsr as shipped, basicsr with a separable USM, and ours in bf16 and fp32."""
+    paths = make_folders(settings.folder / "iterations", settings.images, num_large=2, num_sub=48)
+    rows = []
+    for network, num_block, batch, usual in QUICK_CASES if settings.is_quick else CASES:
+        rounds = settings.num_rounds(usual)
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        theirs = basicsr_model(network, num_block)
+        forms: dict[str, Any] = {
+            "as shipped": TheirLoop(theirs, paths, batch, is_separable=False),
+            "separable USM": TheirLoop(theirs, paths, batch, is_separable=True),
+        }
+        for precision in ("bf16", "fp32"):
+            options = our_options(
+                settings.folder, network, num_block, precision=precision, **_sections(paths["sub"], batch)
+            )
+            forms[precision] = OurLoop(options, theirs, rounds + 1)
+        seconds = alternate(forms, settings, rounds)
+        title = f"{ {'msrresnet': 'MSRResNet', 'rrdbnet': 'RRDBNet'}[network] }-{num_block}, batch {batch}, 64 px"
+        for base in ("as shipped", "separable USM"):
+            for precision in ("bf16", "fp32"):
+                values = compare(seconds[base], seconds[precision])
+                rows.append(row(f"{title}: basicsr {base} / ours {precision}", "s", 1, values))
+        for form in forms.values():
+            if isinstance(form, OurLoop):
+                form.data.close()
+    return rows
+
+
+def _sections(sub_images: Path, batch: int) -> dict[str, Any]:
+    """What our option file says of degradation and data."""
+    dataset = {
+        "type": "GTDataset", "dataroot_gt": str(sub_images), "gt_size": 256, "degrade_size": 400, "use_hflip": True,
+        "use_rot": False,
+    }  # fmt: skip
+    return {
+        "degradation": {"space": {"type": "SecondOrder", "preset": "x4plus", "scale": 4}, "sharpen_input": True},
+        "datasets": {
+            "train": {"dataset": dataset, "batch_size_per_gpu": batch, "num_worker_per_gpu": 0, "preflight": False}
+        },
+    }

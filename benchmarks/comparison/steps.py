@@ -1,0 +1,169 @@
+"""The training step: forward, losses, backward, Adam, EMA and what the log needs, on given batches."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comparison.measure import Settings, alternate, compare, peak_memory_mib, row, run_child
+from comparison.sides import basicsr_model, copy_weights, our_model, our_options
+from tgsr.data.batch import Batch
+
+OUR_FORMS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16 + checkpointing": ("bf16", True)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and its batch.
+
+    Attributes:
+        network: `msrresnet` or `rrdbnet`.
+        num_block: of the generator.
+        batch: samples.
+        lq: edge of the input.
+        is_adversarial: with discriminator and perceptual loss.
+        rounds: usual number of timed rounds.
+    """
+
+    network: str
+    num_block: int
+    batch: int
+    lq: int
+    is_adversarial: bool = False
+    rounds: int = 7
+
+    @property
+    def name(self) -> str:
+        title = {"msrresnet": "MSRResNet", "rrdbnet": "RRDBNet"}[self.network]
+        kind = " + UNet-D + VGG19" if self.is_adversarial else ""
+        return f"{title}-{self.num_block}{kind}, batch {self.batch}, {self.lq} px"
+
+    def images(self) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        lq = torch.rand(self.batch, 3, self.lq, self.lq, generator=generator)
+        return lq, torch.rand(self.batch, 3, 4 * self.lq, 4 * self.lq, generator=generator)
+
+
+TIMED = [
+    Case("msrresnet", 16, 4, 48, rounds=11),
+    Case("rrdbnet", 23, 2, 48, rounds=7),
+    Case("rrdbnet", 6, 2, 32, is_adversarial=True, rounds=7),
+]
+TIMED_QUICKLY = [
+    Case("msrresnet", 16, 2, 32),
+    Case("rrdbnet", 6, 1, 32),
+    Case("rrdbnet", 2, 1, 32, is_adversarial=True),
+]
+MEMORY = [Case("rrdbnet", 23, 4, 64), Case("msrresnet", 16, 4, 64), Case("rrdbnet", 6, 2, 64, is_adversarial=True)]
+MEMORY_QUICKLY = [Case("rrdbnet", 6, 2, 48)]
+
+
+def their_step(case: Case) -> tuple[Any, Callable[[int], float]]:
+    """basicsr's model and its step, which returns the generator's pixel loss."""
+    torch.manual_seed(0)
+    model = basicsr_model(case.network, case.num_block, is_adversarial=case.is_adversarial)
+    model.lq, model.gt = case.images()
+    model.gt_usm = model.gt
+
+    def step(i: int) -> float:
+        model.optimize_parameters(i + 1)
+        log = model.get_current_log()
+        return log.get("l_pix", log.get("l_g_pix"))
+
+    return model, step
+
+
+def our_step(case: Case, form: str, theirs: Any = None) -> Callable[[int], float]:
+    """Our step on the same batch, from the weights of `theirs` if given."""
+    precision, is_checkpointed = OUR_FORMS[form]
+    with tempfile.TemporaryDirectory() as folder:
+        options = our_options(
+            Path(folder), case.network, case.num_block, precision=precision, is_adversarial=case.is_adversarial,
+            activation_checkpointing=is_checkpointed,
+        )  # fmt: skip
+    model = our_model(options)
+    if theirs is not None:
+        copy_weights(theirs, model)
+    lq, gt = case.images()
+    batch = Batch(gt=gt, lq=lq, gt_usm=gt)
+
+    def step(i: int) -> float:
+        on_device = batch.to(torch.device("cpu"), channels_last=True)
+        return float(model.step([on_device], i).losses["pixel"].mean())
+
+    return step
+
+
+def measure(settings: Settings) -> list[dict[str, Any]]:
+    """Time of a step, and peak memory over that of the imports."""
+    rows = []
+    for case in TIMED_QUICKLY if settings.is_quick else TIMED:
+        theirs, step = their_step(case)
+        forms = {"basicsr": step}
+        wanted = ["fp32", "bf16"]
+        if case.network == "rrdbnet" and not case.is_adversarial:
+            wanted.append("bf16 + checkpointing")
+        for form in wanted:
+            forms[form] = our_step(case, form, theirs)
+        first = {name: form(0) for name, form in forms.items()}
+        seconds = alternate(forms, settings, settings.num_rounds(case.rounds))
+        for form in wanted:
+            difference = abs(first[form] - first["basicsr"])
+            values = compare(seconds["basicsr"], seconds[form])
+            rows.append(row(f"{case.name}: ours {form}", "s", 1, values, first_loss_difference=difference))
+        del forms, theirs, step
+    return rows
+
+
+def measure_memory(settings: Settings) -> list[dict[str, Any]]:
+    """Peak memory of three steps over that before the model was built, each form in a process of its own."""
+    rows = []
+    for case in MEMORY_QUICKLY if settings.is_quick else MEMORY:
+        peaks: dict[str, list[float]] = {}
+        wanted = ["basicsr", "fp32", "bf16"]
+        if case.network == "rrdbnet" and not case.is_adversarial:
+            wanted.append("bf16 + checkpointing")
+        for form in wanted:
+            argument = {"case": asdict(case), "form": form, "threads": settings.threads}
+            peaks[form] = [run_child("steps", argument)["mib"]]
+        for form in wanted[1:]:
+            share = statistics.median(peaks[form]) / statistics.median(peaks["basicsr"])
+            rows.append(
+                {
+                    "name": f"memory, {case.name}: ours {form}", "unit": "MiB", "basicsr": peaks["basicsr"][0],
+                    "ours": peaks[form][0], "share": share, "rounds": 1,
+                }
+            )  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """The memory of one form, for `run_child`."""
+    argument = json.loads(sys.argv[1])
+    torch.set_num_threads(argument["threads"])
+    case = Case(**argument["case"])
+    before = 0.0
+    if argument["form"] == "basicsr":
+        from comparison.sides import load_basicsr
+
+        load_basicsr()
+        before = peak_memory_mib()
+        _, step = their_step(case)
+    else:
+        before = peak_memory_mib()
+        step = our_step(case, argument["form"])
+    for i in range(3):
+        step(i)
+    print(json.dumps({"mib": peak_memory_mib() - before, "before_mib": before}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Faster than BasicSR by how much: its own code and ours on the same inputs, alternating in one process.
+
+    python benchmarks/vs_basicsr.py [--only degrade,step,memory,iteration,metrics,crops,startup]
+                                    [--clock wall|cpu] [--threads 1] [--rounds N] [--quick] [--json FILE]
+
+| section | basicsr's side |
+|---|---|
+| degrade | `RealESRGANModel.feed_data`, as shipped and with a separable unsharp mask |
+| step | `optimize_parameters` of RealESRNetModel and RealESRGANModel, fp32 |
+| memory | the same three times, each form in a process of its own |
+| iteration | `RealESRGANDataset`, `feed_data`, `optimize_parameters`, all in this process |
+| metrics | `calculate_psnr`, `calculate_ssim`, `calculate_niqe` on a 2040x1356 pair |
+| crops | `FileClient`, `imfrombytes`, `img2tensor` of PNG files |
+| startup | `train.py --help` |
+
+A ratio is the median over rounds of basicsr's seconds over ours, with its quartiles; in `degrade` it is the ratio of
+means with an 80 % bootstrap interval, because the cost of a sample varies with its draw. basicsr 1.4.2 is changed only
+where it does not run otherwise: `.cuda()` does nothing without a GPU, `filter2D` gets a contiguous image, VGG has
+random weights on both sides, the pair pool (which would cost it time) is off.
+
+Wall time is what a user waits, and needs an idle machine. Processor time (`--clock cpu`) also works beside other
+processes; use it with one thread, for a second one is counted even while it waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+from comparison.measure import Settings  # noqa: E402
+
+SECTIONS = {
+    "degrade": ("degrading", "measure"),
+    "step": ("steps", "measure"),
+    "memory": ("steps", "measure_memory"),
+    "iteration": ("iterations", "measure"),
+    "metrics": ("quality", "measure"),
+    "crops": ("crops", "measure"),
+    "startup": ("startup", "measure"),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and OpenCV, both sides")
+    parser.add_argument("--rounds", type=int, help="of each form; default: by section")
+    parser.add_argument("--quick", action="store_true", help="small networks, few rounds")
+    parser.add_argument("--images", type=Path, help="folder of photographs; default: scikit-image's")
+    parser.add_argument("--json", type=Path, help="also write the tables here; sections already there stay")
+    arguments = parser.parse_args()
+    unknown = set(arguments.only.split(",")) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    return arguments
+
+
+def number(value: Any) -> str:
+    """Three digits, or a dash."""
+    return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| | basicsr | ours | unit | ratio | spread | rounds |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        ratio, spread = number(r.get("ratio")), "-"
+        if "low" in r:
+            spread = f"{number(r['low'])} to {number(r['high'])}"
+        if "share" in r:
+            ratio = f"share {number(r['share'])}"
+        cells = [r["name"], number(r.get("basicsr")), number(r.get("ours")), r["unit"], ratio, spread, str(r["rounds"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, Any]:
+    """What the numbers belong to."""
+    import cv2
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "num_cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before torch and OpenBLAS are loaded, children too
+    report: dict[str, Any] = {"benchmark": "vs_basicsr", "sections": {}}
+    if arguments.json and arguments.json.exists():
+        report = json.loads(arguments.json.read_text())
+    import cv2
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            clock=arguments.clock,
+            threads=arguments.threads,
+            rounds=arguments.rounds,
+            is_quick=arguments.quick,
+            images=arguments.images,
+            folder=Path(folder),
+        )
+        for name in arguments.only.split(","):
+            module, function = SECTIONS[name]
+            rows = getattr(importlib.import_module(f"comparison.{module}"), function)(settings)
+            how = {"clock": settings.clock, "threads": settings.threads, "quick": settings.is_quick, **versions()}
+            report["sections"][name] = {**how, "rows": rows}
+            print(f"\n{name} ({settings.clock} time, {settings.threads} thread(s))\n\n{table(rows)}", flush=True)
+            if arguments.json:
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
