@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.test_trainer import POINTS, assert_same, weights
-from tests.engine.toy import toy_options, write_options
+from tests.engine.toy import POINTS, assert_same, toy_options, weights, write_options
 
 ROOT = Path(__file__).resolve().parents[2]
 STATEFUL = {"type": "CountingTaskSampler"}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 import yaml
+
+from tgsr.config.options import load_options
+from tgsr.engine.context import Context
+from tgsr.engine.stages import Train
+from tgsr.engine.trainer import Trainer
+from tgsr.tasks.samplers import TASK_SAMPLERS, Feedback, UniformTaskSampler
 
 
 def make_images(folder: Path, num: int = 6, size: int = 40, seed: int = 0) -> Path:
@@ -64,3 +72,52 @@ def write_options(root: Path, options: dict[str, Any]) -> Path:
     path = root / f"{options['name']}.yml"
     path.write_text(yaml.safe_dump(options))
     return path
+
+
+def run(root: Path, *, auto_resume: bool = False, **sections) -> Trainer:
+    root.mkdir(parents=True, exist_ok=True)
+    options = load_options(write_options(root, toy_options(root, **sections)))
+    stage = Train(options=options, context=Context.create(device="cpu", auto_resume=auto_resume))
+    stage.run()
+    return stage.trainer
+
+
+def weights(root: Path, iteration: int | str = "latest", name: str = "toy") -> dict[str, torch.Tensor]:
+    content = torch.load(root / "experiments" / name / "models" / f"net_g_{iteration}.pth", weights_only=True)
+    return {f"{k}.{n}": v for k, group in content.items() for n, v in group.items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different, f"{len(different)} of {len(a)} tensors differ, first {different[0]}"
+
+
+def events(root: Path, kind: str, name: str = "toy") -> list[dict]:
+    lines = (root / "experiments" / name / "log.jsonl").read_text().splitlines()
+    return [e for e in map(json.loads, lines) if e["event"] == kind]
+
+
+@TASK_SAMPLERS.register()
+class HardestTaskSampler(UniformTaskSampler):
+    """Test sampler: after each interval only the task with the largest loss is drawn."""
+
+    interval = 2
+
+    def __init__(self, tasks, *, seed: int) -> None:
+        super().__init__(tasks, seed=seed)
+        self.seen: list[Feedback] = []
+
+    def update(self, feedback: Feedback) -> None:
+        self.seen.append(feedback)
+        worst = max(feedback.losses, key=feedback.losses.get)
+        self._weights = (torch.arange(len(self.tasks)) == self.tasks.index(worst)).double().numpy()
+
+    def state_dict(self):
+        return {"weights": torch.tensor(self._weights)}
+
+    def load_state_dict(self, state) -> None:
+        self._weights = state["weights"].numpy()
+
+
+POINTS = {"set": {"type": "Points", "num_tasks": 3, "seed": 5}, "sampler": {"type": "HardestTaskSampler"}}
