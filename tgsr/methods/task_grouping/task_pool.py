@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from tgsr.config.options import import_file
 from tgsr.engine.context import Context, set_up_logging
 from tgsr.methods.task_grouping.artefacts import Record, TaskLog
 from tgsr.utils.errors import UserError
@@ -99,11 +103,11 @@ def _run_processes(
     spawn = multiprocessing.get_context("spawn")
     taken, finished, stop = spawn.Value("i", 0), spawn.Value("i", 0), spawn.Event()
     threads = max(1, torch.get_num_threads() // processes)
-    lonely = alone(context)
+    job = pickle.dumps((work, list(mine), log, alone(context)))
     workers = [
         spawn.Process(
             target=_worker,
-            args=(work, list(mine), log, lonely, context.rank * 1000 + 1 + k, threads, taken, finished, stop),
+            args=(_user_files(), job, context.rank * 1000 + 1 + k, threads, taken, finished, stop),
         )
         for k in range(processes)
     ]
@@ -131,11 +135,14 @@ def _run_processes(
         )
 
 
+def _user_files() -> list[str]:
+    """The user's own files (`import_modules`); a spawned process must import them before it can read the job."""
+    return [str(m.__file__) for name, m in list(sys.modules.items()) if name.startswith("tgsr_user_")]
+
+
 def _worker(
-    work: TaskWork,
-    mine: list[int],
-    log: TaskLog,
-    context: Context,
+    user_files: Sequence[str],
+    job: bytes,
     writer: int,
     threads: int,
     taken: Any,
@@ -148,6 +155,10 @@ def _worker(
     torch.set_num_threads(threads)
     set_up_logging(rank=0, level=logging.WARNING)
     parent = os.getppid()
+    for file in user_files:
+        import_file(Path(file))
+    work: TaskWork
+    work, mine, log, context = pickle.loads(job)
     if context.device.type == "cuda":
         torch.cuda.set_device(context.device)
     measure = work.open(context)
