@@ -144,6 +144,22 @@ def test_last_true_and_its_preparation():
         assert all(b in p for b, p in zip(asked[1:], prepared, strict=False))
 
 
+def test_size_limit_and_coarse_cut_offs():
+    distance = random_distance(8, np.random.default_rng(3))
+
+    def drop(group):
+        return mean_distance(distance, group) + 0.1 * len(group)
+
+    exact, coarse = TableOracle(drop), TableOracle(drop)
+    limited = GroupingSearch(distance, exact, delta=1.2, max_size=3).run()
+    assert limited.max_size == 3
+    assert max(map(len, exact.known)) == 3
+    rough = GroupingSearch(distance, coarse, delta=1.2, max_size=3, resolution=0.2).run()
+    assert all(len(g) == 1 or drop(g) <= 1.2 for g in rough.partition)
+    assert len(coarse.known) <= len(exact.known)
+    assert all(rough.kept[s] <= limited.kept[s] for s in set(rough.kept) & set(limited.kept))
+
+
 def test_random_partition_keeps_sizes():
     groups = random_partition([3, 3, 3, 2], np.random.default_rng(0))
     assert [len(g) for g in groups] == [3, 3, 3, 2]

@@ -99,13 +99,15 @@ def rank_groups(distance: np.ndarray, *, bucket: float = 0.05) -> dict[int, list
     return ranked
 
 
-def last_true(low: int, high: int, holds: Callable[[int], bool], prepare: Callable[[list[int]], None]) -> int:
+def last_true(
+    low: int, high: int, holds: Callable[[int], bool], prepare: Callable[[list[int]], None], *, slack: int = 0
+) -> int:
     """The last place in `[low, high]` at which a falling predicate holds, given that it holds at `low`.
 
     Bisects with the upper middle, so it terminates; before each question `prepare` gets the places that this and the
-    next questions may ask for, nearest first.
+    next questions may ask for, nearest first. With `slack` it may stop that many places short of the last.
     """
-    while low < high:
+    while high - low > slack:
         prepare(_bisection_tree(low, high, depth=3))
         middle = (low + high + 1) // 2
         if holds(middle):
@@ -138,6 +140,8 @@ class GroupingSearch:
         bucket: see `rank_groups`.
         top_k: when L_max is sought, how many of the best groups of a size may be tried; the paper's rule is 1, and one
             unlucky failure at size 2 then ends in all singles.
+        max_size: no group may be larger; None: no limit. A limit spares the trainings of large groups.
+        resolution: cut-offs are sought to this share of the groups of a size; 0 is exact, as in the paper.
         find_all: collect every feasible partition with the fewest groups among the candidates, not only the first.
     """
 
@@ -149,9 +153,12 @@ class GroupingSearch:
         delta: float,
         bucket: float = 0.05,
         top_k: int = 1,
+        max_size: int | None = None,
+        resolution: float = 0.0,
         find_all: bool = False,
     ) -> None:
         self.num = len(distance)
+        self.size_limit, self.resolution = min(max_size or self.num, self.num), resolution
         self.oracle, self.delta, self.top_k, self.find_all = oracle, delta, top_k, find_all
         self.ranked = rank_groups(np.asarray(distance), bucket=bucket)
         self._mean = {r.group: r.mean for groups in self.ranked.values() for r in groups}
@@ -204,7 +211,7 @@ class GroupingSearch:
 
         return last_true(
             1,
-            self.num,
+            self.size_limit,
             lambda size: any(self._passes(g) for g in best(size)),
             lambda sizes: self.oracle.prepare([g for s in sizes for g in best(s)]),
         )
@@ -219,6 +226,7 @@ class GroupingSearch:
             len(groups) - 1,
             lambda place: self._passes(groups[place]),
             lambda places: self.oracle.prepare([groups[p] for p in places]),
+            slack=int(self.resolution * len(groups)),
         )
         return groups[: last + 1]
 

@@ -6,13 +6,13 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
-from tgsr.config.spec import OutputPath, PositiveInt
+from tgsr.config.spec import OutputPath, PositiveInt, Range
 from tgsr.data.backends import open_source
 from tgsr.data.packed import pack_images
 from tgsr.engine.context import Context
@@ -139,6 +139,8 @@ class SearchGrouping(Runner):
         delta: largest accepted drop in dB (0.7 in the paper).
         bucket: means of S within this step count as equal and are ordered by variance.
         top_k: groups of a size that may be tried before L_max is lowered (1 in the paper).
+        max_size: largest group; None: no limit.
+        resolution: cut-offs are sought to this share of the groups of a size (0 in the paper).
         find_all: keep all partitions of least size, not only the first.
         retry_failed: train again what failed before.
         processes: trainings at once in each rank; None: one per core on a CPU, one on a GPU.
@@ -154,12 +156,15 @@ class SearchGrouping(Runner):
         delta: float = 0.7,
         bucket: float = 0.05,
         top_k: PositiveInt = 1,
+        max_size: PositiveInt | None = None,
+        resolution: Annotated[float, Range(0, 0.5)] = 0.0,
         find_all: bool = False,
         retry_failed: bool = False,
         processes: PositiveInt | None = None,
     ) -> None:
         super().__init__(options=options, context=context)
         self.similarity, self.val, self.delta, self.bucket = similarity, val, delta, bucket
+        self.max_size, self.resolution = max_size, resolution
         self.top_k, self.find_all, self.retry_failed, self.processes = top_k, find_all, retry_failed, processes
 
     def run(self) -> None:
@@ -174,7 +179,14 @@ class SearchGrouping(Runner):
             )
             singles = oracle.train_singles()
             search = GroupingSearch(
-                distance, oracle, delta=self.delta, bucket=self.bucket, top_k=self.top_k, find_all=self.find_all
+                distance,
+                oracle,
+                delta=self.delta,
+                bucket=self.bucket,
+                top_k=self.top_k,
+                max_size=self.max_size,
+                resolution=self.resolution,
+                find_all=self.find_all,
             )
             result = search.run()
             if self.context.is_main:
