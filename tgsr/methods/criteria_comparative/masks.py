@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -109,8 +108,10 @@ def _psnr(image: Tensor, gt: Tensor) -> float:
 
 def heat(values: Tensor, *, low: float, high: float) -> Tensor:
     """`(1, 1, H, W)` as colours `(3, H, W)`: dark blue at `low`, yellow at `high`."""
+    from matplotlib import colormaps
+
     scaled = ((values[0, 0].float() - low) / max(high - low, 1e-8)).clamp(0, 1).cpu().numpy()
-    return torch.from_numpy(matplotlib.colormaps["viridis"](scaled)[..., :3].astype(np.float32)).permute(2, 0, 1)
+    return torch.from_numpy(colormaps["viridis"](scaled)[..., :3].astype(np.float32)).permute(2, 0, 1)
 
 
 @RUNNERS.register()
