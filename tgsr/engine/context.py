@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,21 +23,59 @@ Launcher = Literal["auto", "none", "pytorch", "slurm"]
 logger = logging.getLogger("tgsr")
 
 
-def _slurm_environment() -> dict[str, str]:
-    """torchrun's variables from srun's; the first host of the node list is the meeting point."""
-    env = os.environ
-    nodes = env["SLURM_NODELIST"]
-    first = nodes.split(",")[0]
-    if "[" in nodes and nodes.index("[") < len(first):
-        prefix, rest = nodes.split("[", 1)
-        first = prefix + rest.split(",")[0].split("-")[0].split("]")[0]
+def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """torchrun's variables from srun's; the first host of the node list is the meeting point.
+
+    Args:
+        env: of a process that srun started.
+
+    Raises:
+        UserError: srun did not start it.
+    """
+    nodes = next((env[k] for k in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST") if k in env), "")
+    if "SLURM_PROCID" not in env or "SLURM_NTASKS" not in env or not nodes:
+        raise UserError(
+            "--launcher slurm was given, but this process was not started by srun",
+            remedy="start with: srun --ntasks=N python train.py -opt FILE.yml --launcher slurm",
+        )
+    job, step = _leading_number(env.get("SLURM_JOB_ID", "")), _leading_number(env.get("SLURM_STEP_ID", ""))
     return {
         "RANK": env["SLURM_PROCID"],
         "WORLD_SIZE": env["SLURM_NTASKS"],
         "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": env.get("MASTER_ADDR", first),
-        "MASTER_PORT": env.get("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID", "9500")) % 20000)),
+        "LOCAL_WORLD_SIZE": str(_leading_number(env.get("SLURM_NTASKS_PER_NODE", "")) or _tasks_of_node(env)),
+        "MASTER_ADDR": env.get("MASTER_ADDR", first_host(nodes)),
+        "MASTER_PORT": env.get("MASTER_PORT", str(20000 + (job * 7 + step) % 20000)),
     }
+
+
+def first_host(nodes: str) -> str:
+    """`gpu-[007-009,12]-ib,cpu1` -> `gpu-007-ib`: the first name of SLURM's node list."""
+    match = re.match(r"([^,\[]*)(?:\[([^\],-]+)[^\]]*\]([^,\[]*))?", nodes)
+    assert match is not None, "the pattern fits any text"
+    prefix, number, suffix = match.groups()
+    return f"{prefix}{number or ''}{suffix or ''}"
+
+
+def _tasks_of_node(env: Mapping[str, str]) -> int:
+    """Processes of this node from `SLURM_STEP_TASKS_PER_NODE`, e.g. `4(x2),3`."""
+    text = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or env["SLURM_NTASKS"]
+    counts: list[int] = []
+    for part in text.split(","):
+        match = re.match(r"(\d+)(?:\(x(\d+)\))?", part)
+        counts += [int(match[1])] * int(match[2] or 1) if match else []
+    node = _leading_number(env.get("SLURM_NODEID", ""))
+    return counts[node] if node < len(counts) else 1
+
+
+def _leading_number(text: str) -> int:
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else 0
+
+
+def _started_by_srun(env: Mapping[str, str]) -> bool:
+    """Several tasks of a step; a batch script also sees SLURM_NTASKS, but is one process and no step."""
+    return "SLURM_STEP_ID" in env and _leading_number(env.get("SLURM_NTASKS", "1")) > 1
 
 
 def resolve_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
@@ -86,11 +125,10 @@ class Context:
     ) -> Context:
         """Read the environment of torchrun or SLURM, join the process group and choose the device."""
         env: dict[str, str] = dict(os.environ)
-        if launcher == "slurm" or (launcher == "auto" and "RANK" not in env and int(env.get("SLURM_NTASKS", "1")) > 1):
-            if "SLURM_PROCID" not in env:
-                raise UserError("--launcher slurm was given, but this process was not started by srun")
-            env.update(_slurm_environment())
-            os.environ.update({k: env[k] for k in ("MASTER_ADDR", "MASTER_PORT")})
+        if launcher == "slurm" or (launcher == "auto" and "RANK" not in env and _started_by_srun(env)):
+            found = slurm_environment(env)
+            env.update(found)
+            os.environ.update(found)  # as under torchrun, for torch and for messages that name the rank
         if launcher == "pytorch" and "RANK" not in env:
             raise UserError(
                 "--launcher pytorch was given, but RANK is not set",
@@ -108,7 +146,7 @@ class Context:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         elif world > 1:
-            local_world = int(env.get("LOCAL_WORLD_SIZE", env.get("SLURM_NTASKS_PER_NODE", str(world))))
+            local_world = int(env.get("LOCAL_WORLD_SIZE", str(world)))
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world))
         if world > 1 and not dist.is_initialized():
             dist.init_process_group(
