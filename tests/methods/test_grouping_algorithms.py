@@ -159,6 +159,16 @@ def test_without_retraining_the_first_scores_serve_all_rounds():
     assert result.rest == ("c",)
 
 
+def test_an_empty_group_trains_nothing_twice():
+    calls = []
+    table = [{"a": 0.5, "b": 0.1}, {"b": 0.3}]
+    result = group_tasks(
+        ["a", "b"], thresholds=[0.8, 0.4, 0.2], score=lambda i, r: calls.append(i) or table[len(calls) - 1]
+    )
+    assert calls == [0, 2]
+    assert [list(r.group) for r in result.rounds] == [[], ["a"], ["b"]]
+
+
 def test_threshold_is_strict_and_must_descend():
     assert group_tasks(["a"], thresholds=[0.5], score=lambda i, r: {"a": 0.5}).rest == ("a",)
     for bad in ([0.2, 0.4], [0.4, 0.4]):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from tgsr.methods.task_grouping.artefacts import SweepResult
 from tgsr.methods.task_grouping.comparison import Comparison
 from tgsr.methods.task_grouping.selection import select_unsatisfactory
 from tgsr.report import plots
 from tgsr.report.tables import aggregate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def indicator_histogram(indicators: SweepResult, *, share: float = 0.4) -> Figure:

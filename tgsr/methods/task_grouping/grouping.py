@@ -74,7 +74,8 @@ def group_tasks(
         tasks: the unsatisfactory tasks.
         thresholds: t_1 > t_2 > ... in dB.
         score: see `Score`; a NaN score passes no threshold.
-        retrain: call `score` in every round; False: once, its scores serve all rounds (the ablation of section 7.2.2).
+        retrain: call `score` in every round whose tasks differ from the last one's; False: once, its scores serve all
+            rounds (the ablation of section 7.2.2).
     """
     check_thresholds(thresholds)
     remaining = list(tasks)
@@ -83,7 +84,7 @@ def group_tasks(
     for index, threshold in enumerate(thresholds):
         if not remaining:
             break
-        if retrain or index == 0:
+        if index == 0 or (retrain and rounds[-1].group):  # after an empty group the same training would come again
             scores = score(index, tuple(remaining))
         pis = {name: float(scores[name]) for name in remaining}
         group = tuple(sorted((n for n in remaining if pis[n] > threshold), key=lambda n: -pis[n]))

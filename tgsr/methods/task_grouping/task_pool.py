@@ -185,7 +185,8 @@ class _Eta:
     def report(self, done: int) -> None:
         now = time.perf_counter()
         is_last = done == self.total and self.shown != done
-        if not self.is_shown or done == 0 or not (is_last or now - self.last > SECONDS_BETWEEN_REPORTS):
+        is_due = done > self.shown and now - self.last > SECONDS_BETWEEN_REPORTS
+        if not self.is_shown or not (is_last or is_due):
             return
         self.last, self.shown = now, done
         each = (now - self.start) / done

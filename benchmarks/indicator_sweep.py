@@ -1,0 +1,71 @@
+"""Time the indicator sweep of TGSR against the plain loop: 100 iterations in fp32 on new patches for each task.
+
+    python benchmarks/indicator_sweep.py options/mini/tgsr_3_indicators.yml --tasks 4
+
+Both forms run in one process, alternating task by task, on one thread; seconds are CPU seconds of this process, so
+that other work on the machine changes little.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+
+import torch
+
+import tgsr.methods  # noqa: F401 - registers the stages
+from tgsr.config.options import load_options
+from tgsr.config.schema import Options
+from tgsr.engine.context import Context
+from tgsr.engine.runner import make_runner
+from tgsr.methods.task_grouping.artefacts import load_tasks
+from tgsr.methods.task_grouping.sweep import IndicatorSweep, IndicatorWork
+from tgsr.methods.task_grouping.task_pool import alone
+
+
+def plain_form(options: Options) -> Options:
+    """The text's definition without any of our savings."""
+    run = replace(options.run, kwargs={"tasks": options.run.kwargs["tasks"], "mode": "paper"})
+    train = replace(options.train, total_iter=100)
+    return replace(options, run=run, train=train, precision="fp32", channels_last=False)
+
+
+def opened(options: Options, context: Context, iters: int | None):
+    """`measure(task index)` of a form."""
+    sweep = make_runner(options, context)
+    assert isinstance(sweep, IndicatorSweep)
+    tasks = load_tasks(sweep.path)
+    work = IndicatorWork(options, tasks, sweep.settings, iters or sweep.settings.probe_iters[-1])
+    return work.open(alone(context))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("option_file")
+    parser.add_argument("--tasks", type=int, default=4, help="tasks of each form, after one to warm up")
+    parser.add_argument("--iters", type=int, default=10, help="where the paired form stops (see the sweep's header)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    options = load_options(args.option_file)
+    context = Context.create(device=options.device, launcher="none")
+    forms = {
+        "plain fp32, 100 iterations": opened(plain_form(options), context, None),
+        f"paired, {args.iters} iterations": opened(options, context, args.iters),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for index in range(args.tasks + 1):
+        for name, measure in forms.items():
+            start = time.process_time()
+            measure(index)
+            if index:
+                seconds[name].append(time.process_time() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, median in medians.items():
+        spread = ", ".join(f"{v:.2f}" for v in seconds[name])
+        print(f"{name}: {median:.2f} s per task ({spread}), {3600 / median:.0f} tasks per hour and core")
+    first, second = medians.values()
+    print(f"ratio {first / second:.1f}")
+
+
+if __name__ == "__main__":
+    main()
