@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from tgsr.report import expectations as claims
 from tgsr.report.plots import figure_png
 from tgsr.report.render import Block, Code, Image, Section, TableBlock, Text, Tiles, to_html, to_markdown
 from tgsr.report.tables import Number, Table
 from tgsr.utils.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Report:
@@ -53,7 +55,7 @@ class Report:
         """
         if figure is None:
             return self
-        png = figure_png(figure) if isinstance(figure, Figure) else figure
+        png = figure if isinstance(figure, bytes) else figure_png(figure)
         return self._add(Image(self._unique(name), png, caption, alt or caption))
 
     def add_strip(self, name: str, png: bytes | None, *, caption: str, alt: str = "") -> Report:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from tgsr.report.artefacts import Curve, RunLog
 from tgsr.report.tables import Number
+
+if TYPE_CHECKING:  # every run imports this room, few draw: matplotlib takes half a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#4D4D4D")
 LINES = ("-", "--", "-.", ":")
@@ -33,12 +33,14 @@ STYLE: dict[str, Any] = {
 MAX_CURVES = 8
 """More series than this cannot be told apart: they are drawn as a grey band with the mean and the extremes."""
 
-F = TypeVar("F", bound=Callable[..., Figure])
+F = TypeVar("F", bound=Callable[..., "Figure"])
 
 
 def _house_style(draw: F) -> F:
     @wraps(draw)
     def styled(*args: Any, **kwargs: Any) -> Figure:
+        import matplotlib
+
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
@@ -47,6 +49,8 @@ def _house_style(draw: F) -> F:
 
 def figure_png(figure: Figure, *, dpi: int = 144) -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes."""
+    import matplotlib
+
     out = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
@@ -54,6 +58,9 @@ def figure_png(figure: Figure, *, dpi: int = 144) -> bytes:
 
 
 def _figure(width: float = 6.4, height: float = 3.4) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
@@ -197,6 +204,8 @@ def heat_map(
     """
     matrix = np.asarray(matrix, dtype=float)
     columns = list(row_labels if column_labels is None else column_labels)
+    from matplotlib import colormaps
+
     if matrix.shape != (len(row_labels), len(columns)):
         raise ValueError(f"matrix {matrix.shape} does not fit {len(row_labels)} row and {len(columns)} column labels")
     rows_n, columns_n = matrix.shape
@@ -206,7 +215,7 @@ def heat_map(
     if centre is not None and len(finite):
         reach = max(float(np.abs(finite - centre).max()), 1e-12)
         limits = {"vmin": centre - reach, "vmax": centre + reach}
-    colours = matplotlib.colormaps["cividis" if centre is None else "PuOr_r"].with_extremes(bad="#dddddd")
+    colours = colormaps["cividis" if centre is None else "PuOr_r"].with_extremes(bad="#dddddd")
     image = axes.imshow(np.ma.masked_invalid(matrix), cmap=colours, aspect="auto", interpolation="nearest", **limits)
     axes.grid(visible=False)
     for axis, labels in ((axes.xaxis, columns), (axes.yaxis, row_labels)):
@@ -347,7 +356,7 @@ def _label(axes: Axes, title: str, x_label: str, y_label: str, *, num_series: in
     axes.set_title(title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    if num_series > 4 and isinstance(axes.figure, Figure):
+    if num_series > 4:
         axes.figure.legend(loc="outside right upper")
     elif num_series > 1 and axes.get_legend_handles_labels()[0]:
         axes.legend()

@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from tgsr.report.tables import DIGITS, format_value
 from tgsr.utils.errors import DataError
@@ -117,10 +113,16 @@ def _fit(pixels: np.ndarray, width: int, height: int) -> tuple[np.ndarray, tuple
 def _annotate(
     canvas: np.ndarray, panels: Sequence[Panel], frames: Sequence[tuple[float, float, float]], panel_width: int
 ) -> bytes:
+    # every run imports this room, few draw: matplotlib takes half a second
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     height, width = canvas.shape[:2]
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
-    with matplotlib.rc_context({"font.family": "DejaVu Sans"}):
+    with rc_context({"font.family": "DejaVu Sans"}):
         figure.figimage(canvas, 0, 0, origin="upper")
         for i, (panel, (x, y, size)) in enumerate(zip(panels, frames, strict=True)):
             centre = (GAP + i * (panel_width + GAP) + panel_width / 2) / width
