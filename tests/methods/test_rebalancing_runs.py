@@ -271,3 +271,25 @@ def test_stopped_references_go_on(root):
     run(options)
     a, b = (References.load(root / "experiments" / n / "references.json") for n in ("stopped", "unstopped"))
     assert a.curves == b.curves
+
+
+def test_named_degradations_as_tasks(root):
+    """The degradations of GRIDS: input and output have one size."""
+    data = {"type": "GTDataset", "dataroot_gt": str(root / "gt"), "gt_size": 32}
+    shared = {
+        "scale": 1,
+        "degradation": {"space": {"type": "NamedMix"}},
+        "network_g": {"type": "LightSR", "num_feat": 4, "num_block": 1, "upscale": 1},
+        "datasets": {
+            "train": {"dataset": data, "batch_size_per_gpu": 4, "num_worker_per_gpu": 0},
+            "val": {"toy": {"type": "GTDataset", "dataroot_gt": str(root / "val")}},
+        },
+    }
+    tasks = {"set": {"type": "NamedTasks", "names": ["gaussian_blur", "gaussian_noise", "jpeg"]}}
+    stage = {"type": "SingleTaskReferences", "interval": 2}
+    run(make_options(root, stem="named", tasks=tasks, run=stage, train=train(4), **shared))
+    ours = sampler(root, references=str(root / "experiments" / "named" / "references.json"), interval=2)
+    run(rebalance(root, "named_run", total_iter=4, tasks={**tasks, "sampler": ours}, **shared))
+    records = read_weights(root / "experiments" / "named_run" / "weights.jsonl")
+    assert [r["iteration"] for r in records] == [0, 2, 4]
+    assert records[1]["sampling"].keys() == {"gaussian_blur", "gaussian_noise", "jpeg"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tgsr.config.options import options_hash
+from tgsr.config.options import options_hash, to_plain
 from tgsr.config.schema import Options
 from tgsr.engine import build
 from tgsr.engine.context import Context
@@ -24,7 +25,7 @@ from tgsr.report.plots import grouped_bars, weights_over_time
 from tgsr.report.tables import Column, Number, Row, Table, aggregate
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import read_json, write_json
+from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_json
 
 logger = logging.getLogger("tgsr")
 Values = Mapping[str, Mapping[str, float]]
@@ -86,6 +87,9 @@ def summary_names(tasks: Sequence[str]) -> list[str]:
 class CompareRebalancing(Runner):
     """Measures checkpoints on every task of the option file -> `comparison.json` and a report.
 
+    What is measured is kept in `measured.jsonl` by the digest of the weights, so that a stopped comparison goes on and
+    one with more runs measures the new ones only.
+
     Args:
         runs: label -> weights; `NAME#SEED` are runs of one method.
         test: name of the validation set that every task degrades.
@@ -125,9 +129,9 @@ class CompareRebalancing(Runner):
                 raise DataError(f"run '{label}' has no weights", place=str(path), remedy="train it first")
         tasks = build.build_tasks(self.options)
         dataset = self.options.datasets.val[self.test].build(scale=self.options.scale, tasks=tasks)
-        values: dict[str, dict[str, float]] = {"bicubic": self._measure(bicubic(self.options.scale), tasks, dataset)}
+        values: dict[str, dict[str, float]] = {"bicubic": self._measure(None, tasks, dataset)}
         for label, path in self.runs.items():
-            values[label] = self._measure(self._restorer(path), tasks, dataset)
+            values[label] = self._measure(path, tasks, dataset)
         single = self._single(tasks, dataset)
         if not self.context.is_main:
             self.context.barrier()
@@ -161,11 +165,27 @@ class CompareRebalancing(Runner):
         path = replace(self.options.path, pretrain_network_g=Path(weights))
         return make_restorer(replace(self.options, path=path, train=None), self.context)
 
-    def _measure(self, restore: Any, tasks: TaskSet, dataset: Any) -> dict[str, float]:
+    def _measure(self, weights: Path | str | None, tasks: TaskSet, dataset: Any) -> dict[str, float]:
+        """Task -> metric of some weights, or of bicubic enlargement."""
+        memo, key = self.folder / "measured.jsonl", self._key(weights, tasks)
+        known = self.context.from_main({r["key"]: r["values"] for r in read_jsonl(memo)})
+        if key in known:
+            return known[key]
+        restore = bicubic(self.options.scale) if weights is None else self._restorer(weights)
         metrics = {self.metric: build.build_metrics(self.options)[self.metric]}
-        return {
-            t.name: validate(restore, dataset, metrics, self.context, task=t).means()[self.metric] for t in tasks
-        }
+        found = {t.name: validate(restore, dataset, metrics, self.context, task=t).means()[self.metric] for t in tasks}
+        if self.context.is_main:
+            append_jsonl(memo, {"key": key, "weights": str(weights), "values": found})
+        return found
+
+    def _key(self, weights: Path | str | None, tasks: TaskSet) -> str:
+        """What a measurement depends on, as a digest."""
+        options = self.options
+        state = hashlib.blake2b(digest_size=8)
+        settings = [options.network_g, options.datasets.val[self.test], options.val.metrics[self.metric], options.scale]
+        state.update(to_json([to_plain(s) for s in settings] + [options.precision, [t.id for t in tasks]]).encode())
+        state.update(b"bicubic" if weights is None else Path(weights).read_bytes())
+        return state.hexdigest()
 
     def _single(self, tasks: TaskSet, dataset: Any) -> dict[str, float]:
         if self.references is None:
@@ -174,8 +194,7 @@ class CompareRebalancing(Runner):
         references.check_tasks(tasks)
         found = {}
         for task in tasks:
-            restore = self._restorer(references.weights[task.name])
-            found.update(self._measure(restore, TaskSet([task]), dataset))
+            found.update(self._measure(references.weights[task.name], TaskSet([task]), dataset))
         return found
 
 
