@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from tgsr.config.spec import PositiveInt
 from tgsr.data.augment import CropDraw, draw_crop, pad_to, turn
 from tgsr.data.backends import ImageSource, IOBackend, open_source, read_meta_info, stems
 from tgsr.data.base import ImageDataset, Sample
@@ -47,6 +48,7 @@ class GTDataset(ImageDataset):
         task: in validation, degrade every image with the task of this name; None: image `i` with task `i mod T`.
         val_crop: in validation, use the central square of this edge only.
         max_images: use the first so many images only.
+        val_draws: in validation, take every image so many times, each with a draw of its own.
         prepare: make the set where the folder is absent: `demo` from photographs that scikit-image brings along.
     """
 
@@ -65,6 +67,7 @@ class GTDataset(ImageDataset):
         task: str | None = None,
         val_crop: int | None = None,
         max_images: int | None = None,
+        val_draws: PositiveInt = 1,
         prepare: Literal["demo"] | None = None,
     ) -> None:
         if prepare is not None:
@@ -74,6 +77,10 @@ class GTDataset(ImageDataset):
         names = None if meta_info is None else [e.gt for e in read_meta_info(meta_info)]
         source = open_source(dataroot_gt, io_backend=io_backend, names=names)
         super().__init__(source, scale=scale, tasks=tasks, val_crop=val_crop, max_images=max_images)
+        if val_draws > 1:
+            names = self._names
+            self.source = self.source.subset([i for i in range(len(names)) for _ in range(val_draws)])
+            self._names = [f"{name}_draw{k}" for name in names for k in range(val_draws)]
         self.gt_size, self.degrade_size = gt_size, degrade_size or gt_size
         _check_multiple("gt_size", gt_size, scale)
         _check_multiple("degrade_size", degrade_size, scale)

@@ -16,8 +16,9 @@ from tgsr.utils.errors import DataError
 from tgsr.utils.files import read_json, write_json
 from tgsr.utils.image_io import read_image, save_image
 
-VERSION = 1
+VERSION = 2
 TRAIN_CROP, TRAIN_STEP, VAL_CROP, GAP = 192, 160, 192, 8
+MAX_CROPS = 9  # of one photograph, or the largest ones (a galaxy field, a retina) would rule the set
 _MANIFEST = "demo.json"
 
 # Photograph -> where its validation square lies at the right edge, as a share from top to bottom; None: training only.
@@ -97,11 +98,13 @@ def _write_crops(root: Path) -> None:
 def _train_crops(image: np.ndarray) -> list[np.ndarray]:
     height, width = image.shape[:2]
     size = min(TRAIN_CROP, height, width)
-    return [
-        image[top : top + size, left : left + size]
+    corners = [
+        (top, left)
         for top in window_starts(height, size, TRAIN_STEP, thresh=TRAIN_STEP // 4)
         for left in window_starts(width, size, TRAIN_STEP, thresh=TRAIN_STEP // 4)
     ]
+    chosen = np.unique(np.linspace(0, len(corners) - 1, min(MAX_CROPS, len(corners))).round().astype(int))
+    return [image[top : top + size, left : left + size] for top, left in (corners[i] for i in chosen)]
 
 
 def _is_whole(root: Path) -> bool:
