@@ -40,27 +40,46 @@ def by_method(labels: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def with_summary(tasks: Mapping[str, float]) -> dict[str, float]:
-    """Tasks, then `mean` over them and `worst`, the lowest value."""
-    return {**tasks, "mean": float(np.mean(list(tasks.values()))), "worst": min(tasks.values())}
+def with_summary(tasks: Mapping[str, float], single: Mapping[str, float]) -> dict[str, float]:
+    """Tasks, their `mean`, `worst` (the lowest value) and `lag` (the largest distance to a task's own network)."""
+    found = {**tasks, "mean": float(np.mean(list(tasks.values()))), "worst": min(tasks.values())}
+    return {**found, "lag": max(single[t] - tasks[t] for t in tasks)} if single else found
 
 
-def method_table(values: Values, tasks: Sequence[str], *, metric: str, caption: str) -> Table:
-    """Methods by tasks, mean and worst task: mean ± sample standard deviation over runs."""
-    columns = [
-        Column(n, n, "" if n in ("mean", "worst") else metric, higher_is_better=True, digits=3)
-        for n in summary_names(tasks)
-    ]
+def summary_columns(tasks: Sequence[str], single: Mapping[str, float], *, group: str = "") -> list[Column]:
+    """Of the values of `with_summary`."""
+    columns = [Column(n, n, group, higher_is_better=True, digits=3) for n in tasks]
+    columns += [Column(n, n, "", higher_is_better=True, digits=3) for n in ("mean", "worst")]
+    return [*columns, Column("lag", "lag", "", higher_is_better=False, digits=3)] if single else columns
+
+
+def method_table(
+    values: Values, tasks: Sequence[str], *, metric: str, caption: str, single: Mapping[str, float] | None = None
+) -> Table:
+    """Methods by tasks, mean, worst task and lag: mean ± sample standard deviation over runs.
+
+    Args:
+        values: run -> task -> metric.
+        tasks: columns.
+        metric: its name.
+        caption: of the table.
+        single: task -> metric of its own network, for the lag; None: no such column.
+    """
+    single = single or {}
+    columns = summary_columns(tasks, single, group=metric)
     rows = []
     for method, labels in by_method(list(values)).items():
-        runs = [with_summary({t: values[label][t] for t in tasks}) for label in labels]
+        runs = [with_summary({t: values[label][t] for t in tasks}, single) for label in labels]
         rows.append(Row(method, {c.name: aggregate([r[c.name] for r in runs]) for c in columns}))
     return Table(columns, rows, caption=caption)
 
 
-def difference_table(values: Values, tasks: Sequence[str], *, baseline: str, caption: str) -> Table:
+def difference_table(
+    values: Values, tasks: Sequence[str], *, baseline: str, caption: str, single: Mapping[str, float] | None = None
+) -> Table:
     """Each run minus the baseline's run of the same seed; mean ± sample standard deviation over seeds."""
-    columns = [Column(name, name, higher_is_better=True, digits=3) for name in summary_names(tasks)]
+    single = single or {}
+    columns = summary_columns(tasks, single)
     rows = []
     for method, labels in by_method(list(values)).items():
         if method == baseline:
@@ -71,16 +90,12 @@ def difference_table(values: Values, tasks: Sequence[str], *, baseline: str, cap
             continue
         found: dict[str, list[float]] = {}
         for a, b in pairs:
-            ours = with_summary({t: values[a][t] for t in tasks})
-            theirs = with_summary({t: values[b][t] for t in tasks})
+            ours = with_summary({t: values[a][t] for t in tasks}, single)
+            theirs = with_summary({t: values[b][t] for t in tasks}, single)
             for name in ours:
                 found.setdefault(name, []).append(ours[name] - theirs[name])
         rows.append(Row(method, {n: aggregate(v) for n, v in found.items()}, is_signed=True))
     return Table(columns, rows, caption=caption)
-
-
-def summary_names(tasks: Sequence[str]) -> list[str]:
-    return [*tasks, "mean", "worst"]
 
 
 @RUNNERS.register()
@@ -211,14 +226,17 @@ def comparison_report(
     caption = f"{content['protocol']}; {content['num_images']} images, each degraded by every task."
     report = Report(title, subtitle="Mean ± sample standard deviation over seeds")
     report.section("Every task")
-    table = method_table(values, tasks, metric=metric, caption=caption)
     if single:
-        cells = {n: Number(v) for n, v in with_summary(single).items()}
+        caption += " lag: largest distance of a task to its own network."
+    table = method_table(values, tasks, metric=metric, caption=caption, single=single)
+    if single:
+        cells = {n: Number(v) for n, v in with_summary(single, single).items()}
         rows = [*table.rows, Row("single-task networks", cells, is_ranked=False)]
         table = Table(table.columns, rows, caption=caption)
     report.add_table("methods", table)
     caption = f"{metric} minus {baseline} with the same seed, dB."
-    report.add_table("differences", difference_table(values, tasks, baseline=baseline, caption=caption))
+    table = difference_table(values, tasks, baseline=baseline, caption=caption, single=single)
+    report.add_table("differences", table)
     if single:
         methods = by_method(list(values))
         bars = {
