@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +21,8 @@ from tgsr.utils.image_io import decode_image, png_bytes
 
 _FIRST_MAP_BYTES = 64 * 2**20
 _PER_TRANSACTION = 64
+_READERS: dict[str, _Reader] = {}
+_OPENING = Lock()
 
 
 def _lmdb() -> ModuleType:
@@ -88,6 +90,12 @@ class _Reader:
         self.root, self._pid, self._environment = root, 0, None
 
     def get(self) -> Any:
+        if self._pid == os.getpid():
+            return self._environment
+        with _OPENING:
+            return self._open_once()
+
+    def _open_once(self) -> Any:
         if self._pid != os.getpid():
             if self._environment is not None:
                 self._environment.close()
@@ -98,10 +106,9 @@ class _Reader:
         return self._environment
 
 
-@cache
 def _reader(root: str) -> _Reader:
     """One for each LMDB, since the library refuses a second environment of the same file in a process."""
-    return _Reader(root)
+    return _READERS.get(root) or _READERS.setdefault(root, _Reader(root))  # setdefault keeps one of two threads'
 
 
 def _open(root: Path, *, readonly: bool) -> Any:
