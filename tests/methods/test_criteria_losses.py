@@ -252,9 +252,17 @@ def test_discriminator_with_wrong_output_is_refused(wrong):
 def test_features_of_own_and_of_frozen_network():
     ctx = context(discriminator=PixelLogits())
     image, target = ctx.outputs["unif"], ctx.targets["gt"]
-    own = criterion("features", layer="conv").build()
+    own = criterion("features", layer="conv", relative=False).build()
     value = own(image, target, ctx)
     d = ctx.discriminator
+    relative = criterion("features", layer="conv").build()
+    scale = d.conv(target).abs().mean((1, 2, 3), keepdim=True)
+    assert torch.allclose(relative(image, target, ctx), value / scale)
+    d_scaled = context(discriminator=PixelLogits())
+    with torch.no_grad():
+        for p in d_scaled.discriminator.parameters():
+            p.mul_(100)
+    assert torch.allclose(relative(image, target, d_scaled), value / scale, rtol=1e-4)
     small = (d.conv(image) - d.conv(target)).abs().mean(1, keepdim=True)
     assert torch.allclose(value, nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False))
     network = Spec(Kind("tgsr.archs:ARCHS"), "UNetDiscriminatorSN", {"num_feat": 4})

@@ -183,6 +183,8 @@ class FeatureCriterion(Criterion):
         network: which one; None: the run's own discriminator as it is at this step (feature matching).
         layer: dotted name of the module whose output is compared.
         weights: its weights; None: random ones of a fixed seed, for tests only.
+        relative: divided by the mean absolute feature of the target, sample by sample: a scale that does not depend
+            on the network, near that of the other criteria.
         weight: factor.
     """
 
@@ -192,10 +194,11 @@ class FeatureCriterion(Criterion):
         layer: str,
         network: NetworkSpec | None = None,
         weights: Path | None = None,
+        relative: bool = True,
         weight: Scale = 1.0,
     ) -> None:
         super().__init__(weight=weight)
-        self.layer, self.network = layer, None
+        self.layer, self.relative, self.network = layer, relative, None
         if network is None and weights is not None:
             raise ConfigError("weights without a network", place="criterion features", remedy="name the network")
         if network is not None:
@@ -214,7 +217,8 @@ class FeatureCriterion(Criterion):
         network = self.network if self.network is not None else _discriminator(context, "features")
         with torch.no_grad():
             wanted = _output_of(network, self.layer, target).float()
-        return (_output_of(network, self.layer, image).float() - wanted).abs().mean(1, keepdim=True)
+        distance = (_output_of(network, self.layer, image).float() - wanted).abs().mean(1, keepdim=True)
+        return distance / wanted.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-8) if self.relative else distance
 
 
 def _module(network: nn.Module, layer: str) -> nn.Module:
@@ -226,18 +230,30 @@ def _module(network: nn.Module, layer: str) -> nn.Module:
     return modules[layer]
 
 
+class _ReachedError(Exception):
+    """Carries a layer's output out of the network, so that what comes after the layer is not computed."""
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
 def _output_of(network: nn.Module, layer: str, image: Tensor) -> Tensor:
-    """What the module called `layer` returns while `network` runs on `image`."""
-    caught: list[Any] = []
-    # a copy: networks work in place on what their layers return
-    handle = _module(network, layer).register_forward_hook(lambda _m, _i, output: caught.append(output.clone()))
+    """What the module called `layer` returns first while `network` runs on `image`."""
+
+    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        raise _ReachedError(output)
+
+    handle = _module(network, layer).register_forward_hook(leave)
+    found = None
     try:
         network(image)
+    except _ReachedError as reached:
+        found = reached.output
     finally:
         handle.remove()
-    if not caught or caught[-1].dim() != 4:
+    if not isinstance(found, Tensor) or found.dim() != 4:
         raise ConfigError(f"layer '{layer}' of {type(network).__name__} gives no map (B, C, h, w)")
-    return caught[-1]
+    return found
 
 
 @CRITERIA.register("adversarial")
