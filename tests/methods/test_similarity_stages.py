@@ -1,6 +1,8 @@
 """The stages of GRIDS from end to end on tiny images: artefacts, resume, memo, routed inference."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner, run_stage
 from tgsr.methods.degradation_similarity import trainings
+from tgsr.methods.degradation_similarity.oracle import Trained
 from tgsr.methods.degradation_similarity.router import Router, routed_restorers
 from tgsr.methods.degradation_similarity.similarity import Similarity
 from tgsr.methods.degradation_similarity.stages import load_groups
 from tgsr.methods.degradation_similarity.trainings import (
     GroupTrainer,
+    Stopped,
     run_name,
     scaled_budget,
     training_protocol,
@@ -147,6 +151,31 @@ def test_failed_training_is_recorded(root, tmp_path, monkeypatch):
     entry = read_json(tmp_path / "oracle.json")["trainings"]["defocus"]
     assert entry["status"] == "failed"
     assert "out of memory" in entry["error"]
+
+
+def test_ranks_share_the_trainings(root, tmp_path, monkeypatch):
+    calls = []
+
+    def train(options, context, folder, names, *, val, metric):
+        calls.append(names)
+        assert context.world_size == 1
+        return Trained(names, dict.fromkeys(names, 30.0))
+
+    monkeypatch.setattr(trainings, "train_group", train)
+    monkeypatch.setattr(trainings, "SECONDS_BETWEEN_LOOKS", 0.01)
+    groups = [("defocus",), ("ringing",), ("gaussian_noise",), ("defocus", "ringing")]
+    ranks = [replace(context(), rank=k, world_size=2) for k in range(2)]
+    trainers = [GroupTrainer(search_options(root), c, tmp_path, val="images", processes=1) for c in ranks]
+    assert trainers[0].num_parallel == 2
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(t, groups) for t in trainers]:
+            future.result(timeout=20)
+    assert sorted(calls) == sorted(groups)
+    for trainer in trainers:
+        assert all(trainer.memo.get(g).psnr for g in groups)
+    ranks[0].stop_requested = True
+    with pytest.raises(Stopped):
+        trainers[0]([("gaussian_noise", "ringing"), ("defocus", "gaussian_noise")])
 
 
 @pytest.mark.slow  # two fresh processes import torch

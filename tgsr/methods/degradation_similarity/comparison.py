@@ -83,8 +83,7 @@ class CompareGrouping(Runner):
                 for arm in self.arms:
                     if arm != "single" or seed in self.single_seeds:
                         self._run_arm(arm, seed, self._groups_of(arm, seed, partition, tasks), tasks, len(partition))
-            if self.context.is_main:
-                self._write(partition, tasks)
+            self._write(partition, tasks)
 
     def _partition(self, tasks: TaskSet) -> Arm:
         groups = self.groups
@@ -122,11 +121,11 @@ class CompareGrouping(Runner):
         with GroupTrainer(options, self.context, folder, val=self.val, processes=self.processes) as trainer:
             self._reuse(trainer)
             trainer([g for g in groups if trainer.memo.get(g) is None])
-            if not self.context.is_main:
-                return
             psnr: dict[str, float] = {}
             for group in groups:
                 psnr.update(self._measure(options, trainer, group, tasks))
+            if not self.context.is_main:
+                return
             if arm == "grouped" and seed == self.seeds[0]:
                 self._write_groups(groups, trainer)
         record = {
@@ -179,6 +178,8 @@ class CompareGrouping(Runner):
         dataset = build_set(self.options, self.test, tasks)
         metric = self.options.val.metrics["psnr"].build()
         inputs = evaluate_tasks(lambda lq: lq, self.options, self.test, "psnr", tasks, self.context)
+        if not self.context.is_main:
+            return
         content = {
             "schema": "tgsr.grids_comparison",
             "version": 1,

@@ -26,7 +26,7 @@ from tgsr.methods.degradation_similarity.observation import Views, observe
 from tgsr.methods.degradation_similarity.router import RoutedGroup, Router, Rule, Sampling
 from tgsr.methods.degradation_similarity.similarity import Similarity
 from tgsr.methods.degradation_similarity.stages import build_set, load_groups
-from tgsr.methods.degradation_similarity.trainings import all_tasks, evaluate_tasks
+from tgsr.methods.degradation_similarity.trainings import all_tasks, alone, evaluate_tasks
 from tgsr.report.strips import Panel, choose_crop, make_strip
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import DataError
@@ -188,12 +188,12 @@ class BuildRouter(Runner):
         """Every group's network on every degradation: divergence of the GGDs against the drop to single-task."""
         if not self.num_prediction:
             return []
-        options = self._with_images(self.num_prediction)
+        options, lonely = self._with_images(self.num_prediction), alone(self.context)
         singles = self._singles(options, found, tasks)
         points = []
         for place, group in enumerate(found["groups"]):
-            restore = checkpoint_restorer(options, group["weights"], self.context)
-            psnr = evaluate_tasks(restore, options, self.test, "psnr", tasks, self.context)
+            restore = checkpoint_restorer(options, group["weights"], lonely)
+            psnr = evaluate_tasks(restore, options, self.test, "psnr", tasks, lonely)
             for name, ggd in zip(router.degradations, router.ggds, strict=True):
                 if name in singles:
                     distance = float(log_distance(kl_divergence(router.group_ggds[place], ggd)))
@@ -212,8 +212,9 @@ class BuildRouter(Runner):
         for name in tasks.names:
             entry = entries.get(name)
             if entry and entry["status"] == "ok" and Path(entry["checkpoint"]).exists():
-                restore = checkpoint_restorer(options, entry["checkpoint"], self.context)
-                values |= evaluate_tasks(restore, options, self.test, "psnr", tasks.subset([name]), self.context)
+                lonely = alone(self.context)
+                restore = checkpoint_restorer(options, entry["checkpoint"], lonely)
+                values |= evaluate_tasks(restore, options, self.test, "psnr", tasks.subset([name]), lonely)
         return values
 
     def _with_images(self, num: int) -> Options:
@@ -239,7 +240,7 @@ class BuildRouter(Runner):
                  "paper_is_ood": by_divergence.is_ood}
             )  # fmt: skip
             if choice.weights is not None:
-                restore = checkpoint_restorer(self.options, str(choice.weights), self.context)
+                restore = checkpoint_restorer(self.options, str(choice.weights), alone(self.context))
                 restored = restore(lq).clamp(0, 1)[0].cpu()
                 note = f"{choice.name}, {choice.confidence:.0%}" + (", unknown" if choice.is_ood else "")
                 size = min(96, *restored.shape[1:])

@@ -133,6 +133,9 @@ def _bisection_tree(low: int, high: int, *, depth: int) -> list[int]:
 class GroupingSearch:
     """Finds a partition of n degradations into the fewest groups whose drop is at most delta (equation 5).
 
+    Attributes:
+        mean_distance: group -> mean pair distance, of every group.
+
     Args:
         distance: (n, n) similarity matrix S as a distance.
         oracle: drop of a group; asked lazily, should remember its answers.
@@ -161,7 +164,7 @@ class GroupingSearch:
         self.size_limit, self.resolution = min(max_size or self.num, self.num), resolution
         self.oracle, self.delta, self.top_k, self.find_all = oracle, delta, top_k, find_all
         self.ranked = rank_groups(np.asarray(distance), bucket=bucket)
-        self._mean = {r.group: r.mean for groups in self.ranked.values() for r in groups}
+        self.mean_distance = {r.group: r.mean for groups in self.ranked.values() for r in groups}
         self.drops: dict[Group, float] = {}
         self.kept: dict[int, list[Group]] = {}
         self._failed: set[Group] = set()
@@ -265,7 +268,7 @@ class GroupingSearch:
     def _feasible(self, partition: list[Group]) -> bool:
         """Verify every group, least similar first, since it fails most likely; stops at the first failure."""
         self._num_candidates += 1
-        doubtful = sorted((g for g in partition if len(g) > 1), key=lambda g: -self._mean[g])
+        doubtful = sorted((g for g in partition if len(g) > 1), key=lambda g: -self.mean_distance[g])
         self.oracle.prepare(doubtful)
         return all(self._passes(g) for g in doubtful)
 

@@ -198,7 +198,7 @@ class SearchGrouping(Runner):
             trained = oracle.memo.get(members)
             return {
                 "members": members,
-                "mean_distance": search._mean[group],
+                "mean_distance": search.mean_distance[group],
                 "drop": 0.0 if len(group) == 1 else result.drops[group],
                 "psnr": dict(trained.psnr),
                 "weights": trained.checkpoint,
@@ -218,7 +218,7 @@ class SearchGrouping(Runner):
             "max_size": result.max_size,
             "kept": result.kept,
             "asked": [
-                {"members": [names[i] for i in g], "drop": d, "mean_distance": search._mean[g]}
+                {"members": [names[i] for i in g], "drop": d, "mean_distance": search.mean_distance[g]}
                 for g, d in result.drops.items()
             ],
             "num_trainings": len(trainings),

@@ -40,6 +40,13 @@ class Stopped(Exception):  # noqa: N818 - no error: the run was asked to stop
     """Leaves a stage that was asked to stop; finished trainings are in the memo, the others resume."""
 
 
+def alone(context: Context) -> Context:
+    """This device as a world of one: what one rank does without the others."""
+    lonely = replace(context, rank=0, world_size=1, local_rank=0, auto_resume=True, after_stage=None)
+    lonely.stop_requested = context.stop_requested
+    return lonely
+
+
 def all_tasks(options: Options) -> TaskSet:
     """One task for each degradation of the options' `NamedMix` space."""
     if options.degradation is None:
@@ -215,21 +222,14 @@ class GroupTrainer:
         mine = list(groups)[self.context.rank :: self.context.world_size]
         if self.processes == 1 or len(mine) <= 1:
             for names in mine:
-                self._note(train_group(
-                    self.options, self._alone(), self.root, names, val=self.val, metric=self.metric
-                ))  # fmt: skip
+                lonely = alone(self.context)
+                self._note(train_group(self.options, lonely, self.root, names, val=self.val, metric=self.metric))
         else:
             self._train_in_processes(mine)
         while any(self.memo.get(g) is None for g in groups):
             self._stop_if_asked()
             time.sleep(SECONDS_BETWEEN_LOOKS)
             self.memo.reload()
-
-    def _alone(self) -> Context:
-        """This device as a world of one: trainings of other ranks are other trainings."""
-        lonely = replace(self.context, rank=0, world_size=1, local_rank=0, auto_resume=True, after_stage=None)
-        lonely.stop_requested = self.context.stop_requested
-        return lonely
 
     def _train_in_processes(self, groups: Sequence[tuple[str, ...]]) -> None:
         threads = max(1, torch.get_num_threads() // self.processes)
@@ -239,7 +239,7 @@ class GroupTrainer:
                 initializer=_start_worker, initargs=(threads,),
             )  # fmt: skip
         waiting: set[Future[Trained | None]] = {
-            self._pool.submit(_work, self.options, self._alone(), self.root, names, self.val, self.metric)
+            self._pool.submit(_work, self.options, alone(self.context), self.root, names, self.val, self.metric)
             for names in groups
         }
         while waiting:
