@@ -7,9 +7,10 @@ import os
 import pickle
 import re
 import shutil
-import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tgsr.utils.files import write_atomic
 
 logger = logging.getLogger("tgsr")
 STATE_VERSION = 1
+MAX_UNWRITTEN = 2
+"""Checkpoints in memory at most: the best weights and the checkpoint of one iteration."""
 
 
 class Experiment:
@@ -90,19 +93,30 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def snapshot(value: Any) -> Any:
-    """A copy on the CPU that later training steps do not change."""
+def snapshot(value: Any, copies: dict[Any, torch.Tensor] | None = None) -> Any:
+    """A copy on the CPU that later training steps do not change.
+
+    Args:
+        value: tensors and primitives in mappings, lists and tuples.
+        copies: what has been copied already; the same memory is copied once, for a state holds the weights again.
+    """
+    copies = {} if copies is None else copies
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in copies:
+            copies[key] = value.detach().to("cpu", copy=True)
+        return copies[key]
     if isinstance(value, Mapping):
-        return {k: snapshot(v) for k, v in value.items()}
+        return {k: snapshot(v, copies) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(snapshot(v) for v in value)
+        return type(value)(snapshot(v, copies) for v in value)
     return value
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time in a thread, weights first, so that a state never lacks its weights.
+    """Writes checkpoints in a thread, in order, weights first, so that a state never lacks its weights.
+
+    The training loop waits for the copy in memory alone; for the disk only when two checkpoints are still unwritten.
 
     Args:
         experiment: where to.
@@ -111,8 +125,8 @@ class CheckpointWriter:
 
     def __init__(self, experiment: Experiment, *, keep_last: int | None) -> None:
         self.experiment, self.keep_last = experiment, keep_last
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: deque[Future[None]] = deque()
 
     def save(
         self, iteration: int, weights: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any] | None
@@ -124,38 +138,29 @@ class CheckpointWriter:
             weights: `net_g` -> `{"params": ..., "params_ema": ...}`; copied before the call returns.
             state: all that resume needs, or None for weights alone; copied before the call returns.
         """
-        self.wait()
-        copied = snapshot(weights), snapshot(state)
-        self._start(lambda: self._write(iteration, *copied))
+        self._make_room()
+        copied = snapshot((weights, state))
+        self._pending.append(self._executor.submit(self._write, iteration, *copied))
 
     def save_named(self, file_name: str, weights: Mapping[str, Any]) -> None:
         """Write one weights file, such as the best by a metric."""
-        self.wait()
+        self._make_room()
         copied = snapshot(weights)
-        self._start(lambda: save_torch(self.experiment.models / file_name, copied))
+        self._pending.append(self._executor.submit(save_torch, self.experiment.models / file_name, copied))
 
     def wait(self) -> None:
-        """Until the last checkpoint is on the disk.
+        """Until all checkpoints are on the disk.
 
         Raises:
-            UserError: it could not be written; those before it are untouched.
+            UserError: one could not be written; those before it are untouched.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        while self._pending:
+            self._pending.popleft().result()
 
-    def _start(self, write: Callable[[], None]) -> None:
-        def run() -> None:
-            try:
-                write()
-            except BaseException as error:  # noqa: BLE001 - raised again in wait()
-                self._error = error
-
-        self._thread = threading.Thread(target=run, name="checkpoint")
-        self._thread.start()
+    def _make_room(self) -> None:
+        """Forget what has been written, raise what went wrong, wait until fewer than `MAX_UNWRITTEN` are left."""
+        while self._pending and (self._pending[0].done() or len(self._pending) >= MAX_UNWRITTEN):
+            self._pending.popleft().result()
 
     def _write(self, iteration: int, weights: Mapping[str, Any], state: Mapping[str, Any] | None) -> None:
         for net, content in weights.items():
