@@ -88,8 +88,8 @@ def main() -> None:
         runs.append(train_pair(arguments.opt, arguments.force_yml, seed, arguments.iterations))
         report = {
             "benchmark": "bf16_vs_fp32", "option_file": str(arguments.opt), "changes": arguments.force_yml,
-            "iterations": arguments.iterations, "seeds": arguments.seeds, "cpu_seconds": time.process_time() - start, "runs": runs,
-            "summary": summarise(runs),
+            "iterations": arguments.iterations, "seeds": arguments.seeds, "cpu_seconds": time.process_time() - start,
+            "runs": runs, "summary": summarise(runs),
         }  # fmt: skip
         print(json.dumps(report["summary"], indent=1), flush=True)
         if arguments.json:

@@ -1,10 +1,11 @@
 """Time of the second-order degradation: basicsr's `RealESRGANModel.feed_data` against ours, alternating in one run.
 
 basicsr is timed as shipped and, because one operator (a dense 51x51 unsharp mask) takes most of that, also with a
-separable unsharp mask of equal result. Both sides get 400x400 crops and return a 256 crop with its sharpened target and
-its LQ image; basicsr's blur kernels are made beforehand and not counted, ours are counted. On a CPU basicsr's own code
-needs two patches to run at all: `.cuda()` does nothing, and `filter2D` gets a contiguous image. On a machine that
-others use too, `--clock cpu` (processor time of this process) is less disturbed than wall time.
+separable unsharp mask of equal result: in torch, as its authors could have written it, and with OpenCV's filters.
+Both sides get 400x400 crops and return a 256 crop with its sharpened target and its LQ image; basicsr's blur kernels
+are made beforehand and not counted, ours are counted. On a CPU basicsr's own code needs two patches to run at all:
+`.cuda()` does nothing, and `filter2D` gets a contiguous image. On a machine that others use too, `--clock cpu`
+(processor time of this process) is less disturbed than wall time.
 
     python benchmarks/degradation.py --rounds 20 --shipped-rounds 4 --json results/degradation.json
 """
@@ -56,8 +57,10 @@ def load_crops(folder: Path | None, num: int, seed: int) -> torch.Tensor:
     return torch.stack(crops).contiguous()
 
 
-def basicsr_feed(*, separable: bool) -> Callable[[dict[str, torch.Tensor]], None]:
-    """`feed_data` of basicsr's model without networks and without the pair pool."""
+def basicsr_feed(
+    *, sharpen: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Callable[[dict[str, torch.Tensor]], None]:
+    """`feed_data` of basicsr's model without networks and without the pair pool, as shipped or with another USM."""
     import torchvision.transforms.functional as functional
 
     sys.modules.setdefault("torchvision.transforms.functional_tensor", functional)
@@ -71,28 +74,40 @@ def basicsr_feed(*, separable: bool) -> Callable[[dict[str, torch.Tensor]], None
     model = module.RealESRGANModel.__new__(module.RealESRGANModel)
     model.opt = {**X4PLUS, "gt_size": TARGET}
     model.device, model.is_train = torch.device("cpu"), True
-    model.jpeger, model.usm_sharpener = DiffJPEG(differentiable=False), USMSharp()
+    model.jpeger, model.usm_sharpener = DiffJPEG(differentiable=False), sharpen or USMSharp()
     model._dequeue_and_enqueue = lambda: None
-    if separable:
-        model.usm_sharpener = SeparableUSM()
     return model.feed_data
 
 
-class SeparableUSM:
-    """basicsr's USMSharp with two one-dimensional OpenCV filters in place of its dense one."""
+class TorchUSM:
+    """basicsr's USMSharp with its blur as two matrix products."""
 
     def __init__(self) -> None:
-        self.taps = cv2.getGaussianKernel(51, 0).astype(np.float32)
+        self.taps = cv2.getGaussianKernel(51, 0)
+        self.matrices: dict[int, torch.Tensor] = {}
+
+    def _matrix(self, size: int) -> torch.Tensor:
+        if size not in self.matrices:
+            blurred = cv2.sepFilter2D(np.eye(size), -1, np.ones(1), self.taps, borderType=cv2.BORDER_REFLECT_101)
+            self.matrices[size] = torch.from_numpy(blurred.astype(np.float32))
+        return self.matrices[size]
 
     def _blur(self, x: torch.Tensor) -> torch.Tensor:
-        planes = x.contiguous().view(-1, *x.shape[2:]).numpy()
-        out = [cv2.sepFilter2D(p, -1, self.taps, self.taps, borderType=cv2.BORDER_REFLECT_101) for p in planes]
-        return torch.from_numpy(np.stack(out)).view_as(x)
+        return self._matrix(x.shape[2]) @ (x @ self._matrix(x.shape[3]).T)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         detail = x - self._blur(x)
         soft = self._blur((detail.abs() * 255 > 10).float())
         return soft * (x + 0.5 * detail).clip(0, 1) + (1 - soft) * x
+
+
+class SeparableUSM(TorchUSM):
+    """The same with two one-dimensional OpenCV filters."""
+
+    def _blur(self, x: torch.Tensor) -> torch.Tensor:
+        planes, taps = x.contiguous().view(-1, *x.shape[2:]).numpy(), self.taps.astype(np.float32)
+        out = [cv2.sepFilter2D(p, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101) for p in planes]
+        return torch.from_numpy(np.stack(out)).view_as(x)
 
 
 def our_sample(gt: torch.Tensor, space: SecondOrderSpace, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
@@ -124,10 +139,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         kernels = [stage_kernels(drawn, 1), stage_kernels(drawn, 2), final_kernels(drawn)]
         names = ("kernel1", "kernel2", "sinc_kernel")
         batches.append({"gt": gt, **{k: torch.from_numpy(v) for k, v in zip(names, kernels, strict=True)}})
-    shipped, separable = basicsr_feed(separable=False), basicsr_feed(separable=True)
+    shipped, separable = basicsr_feed(), basicsr_feed(sharpen=TorchUSM())
+    separable_opencv = basicsr_feed(sharpen=SeparableUSM())
     forms: dict[str, Callable[[int], Any]] = {
         "basicsr": lambda i: shipped(batches[i % 6]),
         "basicsr_separable_usm": lambda i: separable(batches[i % 6]),
+        "basicsr_separable_usm_opencv": lambda i: separable_opencv(batches[i % 6]),
         "ours": lambda i: [our_sample(x, space, rng) for x in crops[i % 6]],
         "ours_codec": lambda i: [our_sample(x, codec, rng) for x in crops[i % 6]],
     }
@@ -163,7 +180,7 @@ def summarise(seconds: dict[str, list[float]]) -> dict[str, Any]:
                 "p90": float(high),
                 "rounds": len(values),
             }
-    for base in ("basicsr", "basicsr_separable_usm"):
+    for base in ("basicsr", "basicsr_separable_usm", "basicsr_separable_usm_opencv"):
         for own in ("ours", "ours_codec"):
             if seconds[base] and seconds[own]:
                 low, high = np.percentile(means(base) / means(own), [10, 90])

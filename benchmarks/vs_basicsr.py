@@ -7,7 +7,7 @@
 |---|---|
 | degrade | `RealESRGANModel.feed_data`, as shipped and with a separable unsharp mask |
 | step | `optimize_parameters` of RealESRNetModel and RealESRGANModel, fp32 |
-| memory | the same three times, each form in a process of its own |
+| memory | the same twice, each form in a process of its own |
 | iteration | `RealESRGANDataset`, `feed_data`, `optimize_parameters`, all in this process |
 | metrics | `calculate_psnr`, `calculate_ssim`, `calculate_niqe` on a 2040x1356 pair |
 | crops | `FileClient`, `imfrombytes`, `img2tensor` of PNG files |

@@ -22,8 +22,13 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
         seed=0,
     )
     result = degradation.measure(arguments)
-    titles = {"basicsr": "as shipped", "basicsr_separable_usm": "separable USM", "ours": "ours",
-              "ours_codec": "ours with a real JPEG codec"}  # fmt: skip
+    titles = {
+        "basicsr": "as shipped",
+        "basicsr_separable_usm": "separable USM",
+        "basicsr_separable_usm_opencv": "separable USM by OpenCV",
+        "ours": "ours",
+        "ours_codec": "ours with a real JPEG codec",
+    }
     rows = []
     for pair, ratio in result["ratio"].items():
         base, own = pair.split(" / ")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from basicsr_baseline import DATASET
-from degradation import SeparableUSM
+from degradation import TorchUSM
 from torch.utils.data import default_collate
 
 from comparison.measure import Settings, alternate, compare, row
@@ -32,7 +32,7 @@ class TheirLoop:
         from basicsr.data.realesrgan_dataset import RealESRGANDataset
 
         self.model, self.batch = model, batch
-        self.sharpen = SeparableUSM() if is_separable else model.usm_sharpener
+        self.sharpen = TorchUSM() if is_separable else model.usm_sharpener
         self.dataset = RealESRGANDataset(
             {
                 **DATASET, "io_backend": {"type": "disk"}, "dataroot_gt": str(paths["sub"]),
