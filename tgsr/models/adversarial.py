@@ -42,6 +42,7 @@ class AdversarialModel(PixelModel):
     ) -> None:
         super().__init__(net_g, losses, make_optimizer, lr_at, parts)
         self.net_d = self._place(net_d)
+        self._learning_d = [p for p in self.net_d.parameters() if p.requires_grad]  # a pretrained part may be frozen
         self.gan = gan
         self.d = self._make_trained(self.net_d, make_optimizer_d)
         self.net_d_iters, self.net_d_init_iters = net_d_iters, net_d_init_iters
@@ -55,7 +56,8 @@ class AdversarialModel(PixelModel):
             part.set_lr(iteration, self.parts.warmup_iter)
         generator_learns = iteration % self.net_d_iters == 0 and iteration >= self.net_d_init_iters
 
-        self.net_d.requires_grad_(False)
+        for parameter in self._learning_d:
+            parameter.requires_grad_(False)
         if generator_learns:
             losses, restored = self._generator_backward(batches, iteration)
             bad_g, norm_g = self._update(self.g, not_finite(losses.values()))
@@ -63,10 +65,12 @@ class AdversarialModel(PixelModel):
             losses, restored = self._generator_look(batches, iteration)
             norm_g = torch.zeros((), device=self.device)
             bad_g = torch.zeros(len(losses) + 1, device=self.device)
-        self.net_d.requires_grad_(True)
+        for parameter in self._learning_d:
+            parameter.requires_grad_(True)
 
         scores = self._discriminator_backward(batches, restored)
         bad_d, norm_d = self._update(self.d, not_finite(scores.values()))
+        self.precision.end_iteration()
         if self.ema_g is not None and generator_learns:
             self.ema_g.update(self.net_g)
         return StepResult(

@@ -120,7 +120,11 @@ def sgd(
         fused: one kernel for all parameters; auto: where the device has it.
     """
     groups = _groups(params, lr)
-    return torch.optim.SGD(groups, lr, momentum, dampening, weight_decay, nesterov, fused=_fused(groups, fused))
+    if momentum and fused is True:
+        raise ConfigError("fused SGD takes no momentum here", remedy="set fused: auto")
+    # Where the first step is skipped as not finite, torch's kernel leaves the momentum with whatever was in memory.
+    use_fused = None if momentum else _fused(groups, fused)
+    return torch.optim.SGD(groups, lr, momentum, dampening, weight_decay, nesterov, fused=use_fused)
 
 
 @OPTIMIZERS.register("Adagrad")

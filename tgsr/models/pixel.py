@@ -50,6 +50,7 @@ class PixelModel(RestorationModel):
         self.g.set_lr(iteration, self.parts.warmup_iter)
         losses, _ = self._generator_backward(batches, iteration)
         bad, norm = self._update(self.g, not_finite(losses.values()))
+        self.precision.end_iteration()
         if self.ema_g is not None:
             self.ema_g.update(self.net_g)
         return StepResult(

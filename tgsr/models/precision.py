@@ -58,7 +58,6 @@ class Precision:
         """
         if self.scaler.is_enabled():
             self.scaler.step(optimizer)
-            self.scaler.update()
             return
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, found_bad  # type: ignore[attr-defined]
@@ -66,6 +65,11 @@ class Precision:
             del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
         elif found_bad.item() == 0:
             optimizer.step()
+
+    def end_iteration(self) -> None:
+        """Adapt the loss scale, once for all optimisers that stepped."""
+        if self.scaler.is_enabled():
+            self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()
