@@ -179,13 +179,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
     options = _load(arguments)
     context = _context(arguments, options)
-    try:
-        if arguments.check:
-            return _check(options, make_runner(options, context))
+    code = 0
+    if arguments.check:
+        code = _check(options, make_runner(options, context))
+    else:
         run_stage(options, context)
-    finally:
-        context.close()
-    return 0
+    context.close()
+    return code
 
 
 def _check(options: Options, runner: Any) -> int:
@@ -207,18 +207,16 @@ def _test(arguments: argparse.Namespace) -> int:
 
     options = _load(arguments)
     context = _context(arguments, options)
-    try:
-        spec = options.run
-        runner = (
-            spec.build(options=options, context=context)
-            if spec is not None and spec.type not in ("Train", "Chain")
-            else Test(options=options, context=context)
-        )
-        runner.run()
-        if context.is_main:
-            _write_report(options)
-    finally:
-        context.close()
+    spec = options.run
+    runner = (
+        spec.build(options=options, context=context)
+        if spec is not None and spec.type not in ("Train", "Chain")
+        else Test(options=options, context=context)
+    )
+    runner.run()
+    if context.is_main:
+        _write_report(options)
+    context.close()
     return 0
 
 

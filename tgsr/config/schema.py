@@ -63,9 +63,9 @@ class TrainDataOptions:
     num_worker_per_gpu: NonNegativeInt = 2
     prefetch_factor: PositiveInt = 4
     preflight: bool = True
-    """Open every image once before training (cached) and list all problems."""
+    """Open every image, of the validation sets too, once before training (cached) and list all problems."""
     skip_bad_images: bool = False
-    """Leave out what the preflight finds wrong, with a count, instead of stopping."""
+    """Leave out of the training set what the preflight finds wrong, with a count, instead of stopping."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class PathOptions:
     param_key_d: str = "auto"
     strict_load_d: bool = True
     resume_state: Path | None = None
+    """Training state to go on from; with `--auto_resume` only where the run has none of its own."""
     experiments_root: OutputPath = Path("experiments")
     results_root: OutputPath = Path("results")
 
@@ -143,7 +144,8 @@ class LoggerOptions:
     keep_last: PositiveInt | None = None
     """Checkpoints to keep; None: all."""
     best: dict[str, str] = field(default_factory=FrozenDict)
-    """Also keep the best weights by `{validation set: metric}`, as `net_g_best_<metric>.pth`."""
+    """Also keep the best weights by `{validation set: metric}`, as `net_g_best_<metric>.pth` (`net_g_best_<set>_<metric>.pth` where sets
+    share a metric)."""
     use_tb_logger: bool = True
     wandb: WandbOptions | None = None
 

@@ -23,7 +23,7 @@ from tgsr.models.weights import load_into
 from tgsr.tasks.samplers import TaskSampler, UniformTaskSampler
 from tgsr.tasks.task import RealPairs, Task, TaskSet
 from tgsr.tasks.weighting import EqualWeighting, LossWeighting
-from tgsr.utils.errors import ConfigError
+from tgsr.utils.errors import ConfigError, UserError
 from tgsr.utils.rng import seed63
 
 WHOLE_SPACE = "whole_space"
@@ -129,6 +129,30 @@ def build_val_sets(options: Options) -> dict[str, Any]:
     return {name: spec.build(scale=options.scale, tasks=tasks) for name, spec in options.datasets.val.items()}
 
 
+def preflight(dataset: Any, context: Context, *, skip_bad: bool = False) -> None:
+    """Rank 0 opens all images; all ranks hear the outcome, so that they leave out the same ones or end alike.
+
+    Args:
+        dataset: an ImageDataset; sets of other kinds are taken as they are.
+        context: this process.
+        skip_bad: leave bad images out instead of raising.
+    """
+    if not hasattr(dataset, "preflight"):
+        return
+    outcome: UserError | set[int] = set()
+    num_images = len(dataset)
+    if context.is_main:
+        try:
+            outcome = dataset.preflight(skip_bad=skip_bad).bad
+        except UserError as error:
+            outcome = error
+    outcome = context.from_main(outcome)
+    if isinstance(outcome, UserError):
+        raise outcome
+    if outcome and not context.is_main:
+        dataset.keep([i for i in range(num_images) if i not in outcome])
+
+
 def build_metrics(options: Options) -> dict[str, Metric]:
     return {name: spec.build() for name, spec in options.val.metrics.items()}
 
@@ -168,8 +192,8 @@ class TrainData:
             sharpen_input=degradation is not None and degradation.sharpen_input,
             want_usm=wants_usm(options),
         )
-        if data.preflight and hasattr(self.dataset, "preflight"):
-            self.dataset.preflight(skip_bad=data.skip_bad_images)
+        if data.preflight:
+            preflight(self.dataset, context, skip_bad=data.skip_bad_images)
         self.plan = BatchPlan(
             len(self.dataset),
             batch_size=data.batch_size_per_gpu * context.world_size * self.num_micro,
@@ -192,16 +216,16 @@ class TrainData:
         self.batch_sampler.set_range(start, stop)
         batches = iter(self.loader)
         for iteration in range(start, stop):
-            yield [self._on_device(next(batches), iteration) for _ in range(self.num_micro)]
+            yield [self._on_device(next(batches), iteration, k) for k in range(self.num_micro)]
 
-    def _on_device(self, batch: Batch, iteration: int) -> Batch:
+    def _on_device(self, batch: Batch, iteration: int, micro: int) -> Batch:
         batch = batch.to(self.context.device, channels_last=self.channels_last)
         if not self.on_device:
             return batch
         generator = None
         if self.batch_noise:
             generator = torch.Generator(self.context.device)
-            generator.manual_seed(seed63(self.seed, "noise", iteration, self.context.rank))
+            generator.manual_seed(seed63(self.seed, "noise", iteration, self.context.rank, micro))
         return self.dataset.degrade_on_device(batch, generator)
 
     def close(self) -> None:

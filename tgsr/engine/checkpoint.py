@@ -58,6 +58,9 @@ class Experiment:
             self.states.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot be made: {error}", place=str(self.path)) from error
+        for folder in (self.models, self.states):  # what a kill left half written
+            for temporary in folder.glob(".*.tmp"):
+                temporary.unlink(missing_ok=True)
         return moved
 
     def iterations(self) -> list[int]:
@@ -73,6 +76,17 @@ class Experiment:
             except CheckpointError as error:
                 logger.warning("%s; trying the one before", error)
         return None
+
+    def set_aside(self, *, after: int) -> None:
+        """Rename states of later iterations than the one a run goes on from, damaged or not.
+
+        They belong to another course of the run: `keep_last` must not count them, the next resume not prefer them.
+        """
+        for iteration in self.iterations():
+            if iteration > after:
+                path = self.states / f"{iteration}.state"
+                logger.warning("%s lies ahead of the resumed iteration %d: renamed to %s.old", path, after, path.name)
+                path.replace(path.with_name(f"{path.name}.old"))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -175,7 +189,8 @@ class CheckpointWriter:
         if self.keep_last is None:
             return
         keep = set(self.experiment.iterations()[-self.keep_last :])
-        for folder, pattern in ((self.experiment.states, r"(\d+)\.state"), (self.experiment.models, r"\w+_(\d+)\.pth")):
+        states, models = (self.experiment.states, r"(\d+)\.state"), (self.experiment.models, r"net_[a-z]+_(\d+)\.pth")
+        for folder, pattern in (states, models):
             for path in folder.iterdir():
                 match = re.fullmatch(pattern, path.name)
                 if match and int(match[1]) not in keep:

@@ -214,8 +214,10 @@ class Context:
 
         old = {}
         try:
-            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-                old[name] = signal.signal(name, handle)
+            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+                if hasattr(signal, name):  # Windows lacks the last one
+                    number = getattr(signal, name)
+                    old[number] = signal.signal(number, handle)
         except ValueError:  # not in the main thread: somebody embeds us and owns the signals
             pass
         try:
@@ -225,7 +227,7 @@ class Context:
                 signal.signal(number, handler)
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, all ranks together: after an error just exit, for leaving waits for the others."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 

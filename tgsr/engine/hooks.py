@@ -100,10 +100,14 @@ class GuardHook(Hook):
 
 
 def dump_batches(batches: Sequence[Batch]) -> list[dict[str, Any]]:
-    """Batches as tensors and primitives, loadable with `weights_only=True`."""
+    """Batches as tensors on the CPU and primitives, loadable with `weights_only=True` anywhere."""
     return [
         {
-            **{k: getattr(b, k) for k in ("gt", "lq", "gt_usm", "task_ids", "sample_ids") if getattr(b, k) is not None},
+            **{
+                k: getattr(b, k).cpu()
+                for k in ("gt", "lq", "gt_usm", "task_ids", "sample_ids")
+                if getattr(b, k) is not None
+            },
             "params": None if b.params is None else b.params.to_json(),
             "paths": [str(p) for p in b.paths],
         }
@@ -198,7 +202,9 @@ class ValidationHook(Hook):
         if key not in self.records or sign * values[metric] > sign * self.records[key]:
             self.records[key] = values[metric]
             if trainer.context.is_main:
-                trainer.writer.save_named(f"net_g_best_{metric}.pth", trainer.weights()["net_g"])
+                shared = list(self.best.values()).count(metric) > 1
+                file = f"net_g_best_{name}_{metric}.pth" if shared else f"net_g_best_{metric}.pth"
+                trainer.writer.save_named(file, trainer.weights()["net_g"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"records": dict(self.records)}

@@ -20,7 +20,7 @@ from tgsr.engine.ledger import TaskLedger
 from tgsr.engine.logger import RunLogger
 from tgsr.engine.validation import validate
 from tgsr.tasks.samplers import Feedback
-from tgsr.utils.errors import ConfigError
+from tgsr.utils.errors import CheckpointError, ConfigError, UserError
 
 logger = logging.getLogger("tgsr")
 
@@ -53,6 +53,9 @@ class Trainer:
         self.data = build.TrainData(options, context, self.tasks, self.sampler)
         self.model = build.build_model(options, context, self.weighting)
         self.val_sets = build.build_val_sets(options)
+        if options.datasets.train.preflight:
+            for val_set in self.val_sets.values():
+                build.preflight(val_set, context)
         self.metrics = build.build_metrics(options)
         self.restore = build.build_restorer(options, self.model)
         self.hooks: list[Hook] = [
@@ -64,7 +67,7 @@ class Trainer:
         ]
         # state
         self.iteration = 0
-        self.interval_ledger = TaskLedger(self.tasks.names, context)
+        self.interval_ledgers = {name: TaskLedger(self.tasks.names, context) for name in self._adaptive()}
         self.seconds_waiting = 0.0
         self.is_stopping = False
 
@@ -98,7 +101,8 @@ class Trainer:
         for batches in self._timed(self.data.iterations(self.iteration, stop)):
             result = self.model.step(batches, self.iteration)
             self.iteration += 1
-            self.interval_ledger.add(result)
+            for ledger in self.interval_ledgers.values():
+                ledger.add(result)
             self.is_stopping = self.context.should_stop(self.iteration)
             if self.iteration == stop:
                 self._give_feedback()
@@ -117,31 +121,29 @@ class Trainer:
             self.seconds_waiting += time.perf_counter() - start
             yield item
 
-    def _adaptive(self) -> list[Any]:
-        return [part for part in (self.sampler, self.weighting) if part.interval is not None]
+    def _adaptive(self) -> dict[str, Any]:
+        parts = {"task_sampler": self.sampler, "loss_weighting": self.weighting}
+        return {name: part for name, part in parts.items() if part.interval is not None}
 
     def _segment_end(self) -> int:
         """The next iteration after which somebody wants feedback, or the last one."""
-        ends = [(self.iteration // part.interval + 1) * part.interval for part in self._adaptive()]
+        ends = [(self.iteration // part.interval + 1) * part.interval for part in self._adaptive().values()]
         return min([self.total_iter, *ends])
 
     def _give_feedback(self) -> None:
-        due = [part for part in self._adaptive() if self.iteration % part.interval == 0]
+        due = {name: part for name, part in self._adaptive().items() if self.iteration % part.interval == 0}
         if not due:
             return
-        window = self.interval_ledger.read()
-        metrics = self._validate_tasks() if any(part.needs_metrics for part in due) else {}
-        feedback = Feedback(
-            iteration=self.iteration,
-            losses={k: v["loss"] for k, v in window["tasks"].items()},
-            counts={k: v["count"] for k, v in window["tasks"].items()},
-            metrics=metrics,
-        )
-        for part in due:
-            part.update(feedback)
-        self.interval_ledger.clear()
+        metrics = self._validate_tasks() if any(part.needs_metrics for part in due.values()) else {}
+        losses: dict[str, float] = {}
+        for name, part in due.items():
+            window = self.interval_ledgers[name].read()["tasks"]
+            losses = {k: v["loss"] for k, v in window.items()}
+            counts = {k: v["count"] for k, v in window.items()}
+            part.update(Feedback(iteration=self.iteration, losses=losses, counts=counts, metrics=metrics))
+            self.interval_ledgers[name].clear()
         weights = dict(zip(self.tasks.names, self.sampler.weights.tolist(), strict=True))
-        self.log.event("tasks", self.iteration, weights=weights, losses=feedback.losses, metrics=metrics)
+        self.log.event("tasks", self.iteration, weights=weights, losses=losses, metrics=metrics)
 
     def _validate_tasks(self) -> dict[str, dict[str, float]]:
         """Every task on the validation set that `val.val_tasks` names."""
@@ -171,7 +173,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "task_sampler": self.sampler.state_dict(),
             "loss_weighting": self.weighting.state_dict(),
-            "interval": self.interval_ledger.state_dict(),
+            "intervals": {name: ledger.state_dict() for name, ledger in self.interval_ledgers.items()},
             "hooks": {type(h).__name__: h.state_dict() for h in self.hooks},
             "options": json.dumps(to_plain(self.options)),
             "world_size": self.context.world_size,
@@ -185,8 +187,7 @@ class Trainer:
 
     def _open(self) -> None:
         """Make or resume the experiment; on rank 0 also its folder, option file and writer."""
-        explicit = self.options.path.resume_state
-        resume = self.context.auto_resume or explicit is not None
+        resume = self.context.auto_resume or self.options.path.resume_state is not None
         if self.context.is_main:
             moved = self.experiment.prepare(resume=resume)
             if moved is not None:
@@ -194,9 +195,7 @@ class Trainer:
             write_options(self.options, self.experiment.path / f"{self.options.name}.yml")
         self.writer = CheckpointWriter(self.experiment, keep_last=self.options.logger.keep_last)
         self.context.barrier()
-        state = None
-        if resume:
-            state = load_state(explicit) if explicit is not None else self.experiment.load_newest()
+        state = self._find_state() if resume else None
         if state is not None:
             self._resume(state)
         self.log = RunLogger(
@@ -204,20 +203,42 @@ class Trainer:
             self.options.logger,
             name=self.options.name,
             is_main=self.context.is_main,
-            resume_at=self.iteration if state is not None else None,
+            resume_at=self.iteration if resume else None,  # killed before its first checkpoint: all lines come again
         )
 
+    def _find_state(self) -> dict[str, Any] | None:
+        """This run's newest with `--auto_resume`, else the one the options name. States after it are set aside."""
+        explicit = self.options.path.resume_state
+        state = self.experiment.load_newest() if self.context.auto_resume else None
+        if state is None and explicit is not None:
+            state = load_state(explicit)
+        found = self.context.gather([0 if state is None else state["iteration"]])
+        if len(set(found)) > 1:
+            raise UserError(
+                f"the processes see different checkpoints: of iterations {', '.join(map(str, found))}",
+                place=str(self.experiment.states),
+                remedy="put path.experiments_root on a disk that all nodes share",
+            )
+        if self.context.is_main:
+            self.experiment.set_aside(after=found[0])
+        return state
+
     def _resume(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.sampler.load_state_dict(state["task_sampler"])
-        self.weighting.load_state_dict(state["loss_weighting"])
-        self.interval_ledger.load_state_dict(state["interval"])
-        for hook in self.hooks:
-            hook.load_state_dict(state["hooks"].get(type(hook).__name__, {}) or hook.state_dict())
-        self.iteration = state["iteration"]
-        logger.info("resuming %s at iteration %d", self.options.name, self.iteration)
         for line in diff_options(json.loads(state["options"]), to_plain(self.options)):
             logger.warning("option changed since the checkpoint: %s", line)
+        try:
+            self._take(state)
+        except UserError:
+            raise
+        except (RuntimeError, LookupError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint of iteration {state['iteration']} does not fit the options "
+                f"({' '.join(str(error).split())[:200]})",
+                place=str(self.experiment.states),
+                remedy="resume with the options it was made with, or start another name from its weights "
+                "(path.pretrain_network_g)",
+            ) from error
+        logger.info("resuming %s at iteration %d", self.options.name, self.iteration)
         if state["world_size"] != self.context.world_size:
             logger.warning(
                 "the checkpoint was made by %d processes, now there are %d: keep the global batch of %d the same to "
@@ -226,3 +247,14 @@ class Trainer:
                 self.context.world_size,
                 self.batch_size,
             )
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.sampler.load_state_dict(state["task_sampler"])
+        self.weighting.load_state_dict(state["loss_weighting"])
+        for name, ledger in self.interval_ledgers.items():
+            if name in state["intervals"]:
+                ledger.load_state_dict(state["intervals"][name])
+        for hook in self.hooks:
+            hook.load_state_dict(state["hooks"].get(type(hook).__name__, {}) or hook.state_dict())
+        self.iteration = state["iteration"]

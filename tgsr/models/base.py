@@ -159,9 +159,14 @@ class RestorationModel(ABC):
         """Inverse of `state_dict`, in place."""
         for name, part in self.trained().items():
             part.net.load_state_dict(state["nets"][name])
-            part.optimizer.load_state_dict(state["optimizers"][name])
-        if self.ema_g is not None and "ema_g" in state:
-            self.ema_g.module.load_state_dict(state["ema_g"])
+            saved, own = state["optimizers"][name], part.optimizer.state_dict()
+            groups = [  # the averages are the state's, betas and decay the options', as the learning rate is
+                {**group, "params": old["params"]}
+                for group, old in zip(own["param_groups"], saved["param_groups"], strict=True)
+            ]
+            part.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        if self.ema_g is not None:
+            self.ema_g.module.load_state_dict(state.get("ema_g", state["nets"].get("g", {})))
         self.precision.load_state_dict(state["scaler"])
 
     def reset(self, weights: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
