@@ -17,9 +17,7 @@ from tgsr.config.options import load_options
 from tgsr.data.backends import open_source
 from tgsr.data.lmdb_store import write_lmdb
 
-MSRRESNET = (
-    "network_g:\n  type: MSRResNet\n  num_in_ch: 3\n  num_out_ch: 3\n  num_feat: 8\n  num_block: 1\n"
-)
+MSRRESNET = "network_g:\n  type: MSRResNet\n  num_in_ch: 3\n  num_out_ch: 3\n  num_feat: 8\n  num_block: 1\n"
 ADAM = "    type: Adam\n    lr: !!float 2e-4\n    weight_decay: 0\n    betas: [0.9, 0.99]\n"
 LOGGER = """\
 logger:
