@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from tgsr.utils.errors import ConfigError, UserError
+from tgsr.utils.threads import usable_cpus
 
 Launcher = Literal["auto", "none", "pytorch", "slurm"]
 logger = logging.getLogger("tgsr")
@@ -147,7 +148,9 @@ class Context:
             torch.set_num_threads(num_threads)
         elif world > 1:
             local_world = int(env.get("LOCAL_WORLD_SIZE", str(world)))
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world))
+            torch.set_num_threads(max(1, usable_cpus() // local_world))
+        elif "OMP_NUM_THREADS" not in env:
+            torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
         if world > 1 and not dist.is_initialized():
             dist.init_process_group(
                 "nccl" if where.type == "cuda" else "gloo",

@@ -1,8 +1,10 @@
-"""Threads of the linear algebra beneath NumPy, which torch's and OpenCV's own settings do not reach."""
+"""How many threads are sensible here, and those of the linear algebra beneath NumPy."""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +14,45 @@ import numpy as np
 
 _NAMES = ("scipy_openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads", "openblas_{}_num_threads64_")
 _NAMES += ("openblas_{}_num_threads",)
+
+
+def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+    """CPUs that this process may keep busy: its affinity, and the quota of its control groups (containers, SLURM).
+
+    A container with a quota of 4 CPUs on a node of 128 sees 128; as many threads would take turns.
+
+    Args:
+        cgroup_root: where control groups are mounted (version 2, or 1 with its `cpu` controller).
+        membership: which of them this process is in.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([count, *(math.ceil(quota) for quota in _quotas(cgroup_root, membership))]))
+
+
+def _quotas(root: Path, membership: Path) -> Iterator[float]:
+    """The quotas, in CPUs, of this process's control group and all above it."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    inner = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    for folder in (root / inner, *(root / inner).parents):
+        if folder != root and root not in folder.parents:
+            break
+        quota = _numbers(folder / "cpu.max")
+        if len(quota) == 2 and quota[1] > 0:
+            yield quota[0] / quota[1]
+    quota = _numbers(root / "cpu" / "cpu.cfs_quota_us") + _numbers(root / "cpu" / "cpu.cfs_period_us")
+    if len(quota) == 2 and min(quota) > 0:
+        yield quota[0] / quota[1]
+
+
+def _numbers(path: Path) -> list[float]:
+    """The numbers of a file; none where it cannot be read or says `max`."""
+    try:
+        return [float(word) for word in path.read_text().split()]
+    except (OSError, ValueError):
+        return []
 
 
 @contextmanager
