@@ -1,0 +1,125 @@
+"""How our cost grows: a training step with the batch and the patch, the loader with its workers, threads with cores.
+
+    python benchmarks/scaling.py [--clock wall|cpu] [--only batch,patch,workers,threads] [--json FILE]
+
+Steps are those of MSRResNet (64 features, 16 blocks) in bf16; the loader degrades 400-pixel crops of PNG files as in
+the RealESRNet recipe and nothing takes time beside it. Processor time of the loader includes its workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+from comparison.measure import Settings, alternate  # noqa: E402
+from comparison.photographs import make_folders  # noqa: E402
+from comparison.sides import our_options  # noqa: E402
+from comparison.steps import Case, our_step  # noqa: E402
+from tgsr.engine import build  # noqa: E402
+from tgsr.engine.context import Context  # noqa: E402
+
+BATCHES, PATCHES, WORKERS, THREADS = (1, 2, 4, 8), (24, 32, 48, 64), (0, 1, 2), (1, 2)
+
+
+def steps(cases: dict[str, Case], settings: Settings) -> list[dict[str, Any]]:
+    """Milliseconds of a step, in all and for a thousand input pixels."""
+    forms = {name: our_step(case, "bf16") for name, case in cases.items()}
+    rows = []
+    for name, seconds in alternate(forms, settings, settings.num_rounds(5)).items():
+        milliseconds = statistics.median(seconds) * 1e3
+        pixels = cases[name].batch * cases[name].lq ** 2
+        rows.append({"name": name, "ms": milliseconds, "ms per 1000 LQ pixels": milliseconds / pixels * 1e3})
+    return rows
+
+
+def loader(settings: Settings, *, num_batches: int = 10, batch: int = 8) -> list[dict[str, Any]]:
+    """Images per second, and processor milliseconds for each, with 0, 1 and 2 workers."""
+    paths = make_folders(settings.folder, settings.images, num_large=2, num_sub=48)
+    rows = []
+    for workers in WORKERS:
+        dataset = {"type": "GTDataset", "dataroot_gt": str(paths["sub"]), "gt_size": 256, "degrade_size": 400}
+        train = {"dataset": dataset, "batch_size_per_gpu": batch, "num_worker_per_gpu": workers, "preflight": False}
+        options = our_options(
+            settings.folder, "msrresnet", 16, precision="bf16", datasets={"train": train},
+            degradation={"space": {"type": "SecondOrder", "preset": "x4plus", "scale": 4}, "sharpen_input": True},
+        )  # fmt: skip
+        tasks = build.build_tasks(options)
+        sampler = build.build_task_sampler(options, tasks)
+        data = build.TrainData(options, Context(torch.device("cpu")), tasks, sampler)
+        batches = data.iterations(0, 2 + num_batches)
+        next(batches), next(batches)
+        before, start = _cpu_seconds(), time.perf_counter()
+        for _ in batches:
+            pass
+        wall = time.perf_counter() - start
+        del batches
+        data.close()
+        images = num_batches * batch
+        cpu = (_cpu_seconds() - before) * 1e3 / images
+        rows.append({"name": f"{workers} workers", "images per s": images / wall, "CPU ms per image": cpu})
+    return rows
+
+
+def _cpu_seconds() -> float:
+    """Of this process and the children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in usages)
+
+
+def threads(settings: Settings) -> list[dict[str, Any]]:
+    """A step on 1 and 2 threads, each in a process of its own."""
+    rows = []
+    for num in THREADS:
+        command = [sys.executable, __file__, "--only", "batch", "--threads", str(num), "--clock", settings.clock]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "out.json"
+            subprocess.run([*command, "--json", str(path)], check=True, stdout=subprocess.DEVNULL)
+            for row in json.loads(path.read_text())["batch"]:
+                rows.append({**row, "name": f"{num} threads, {row['name']}"})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="batch,patch,workers,threads")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--images", type=Path, help="folder of photographs; default: scikit-image's")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    report: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            arguments.clock, arguments.threads, arguments.rounds, is_quick=False, images=arguments.images,
+            folder=Path(folder),
+        )  # fmt: skip
+        sections = {
+            "batch": lambda: steps({f"batch {b}, 48 px": Case("msrresnet", 16, b, 48) for b in BATCHES}, settings),
+            "patch": lambda: steps({f"batch 4, {p} px": Case("msrresnet", 16, 4, p) for p in PATCHES}, settings),
+            "workers": lambda: loader(settings),
+            "threads": lambda: threads(settings),
+        }
+        for name in arguments.only.split(","):
+            report[name] = sections[name]()
+            for row in report[name]:
+                print(name, "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
