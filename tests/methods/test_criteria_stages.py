@@ -212,3 +212,14 @@ def test_regions_and_their_masks():
     assert found["s_flat"] == found["s_texture"] == 0
     assert found["psnr_align"] > found["psnr_unif"] == pytest.approx(20, abs=0.01)
     assert owner_map({"sr": gt}) is None
+
+
+def test_hazard_of_the_printed_alignment(stage, tmp_path):
+    val = {"small": {"type": "GTDataset", "dataroot_gt": str(tmp_path / "images"), "val_crop": 32}}
+    run = {"type": "CriaHazard", "num_steps": 15, "lr": 5e-3}
+    root = stage("hazard", run=run, datasets={"val": val})
+    values = json.loads((root / "experiments/hazard/hazard.json").read_text())["values"]
+    mean = {k: np.mean(v["c_pix"]) for k, v in values.items()}
+    assert mean["pixel loss alone"] < mean["start"]
+    assert mean["anchor detached"] < mean["as printed"]
+    assert all(0 <= v <= 1 for v in values["start"]["raises_error"])
