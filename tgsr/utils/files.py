@@ -31,11 +31,14 @@ def write_atomic(path: Path | str, write: Callable[[IO[bytes]], Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         _remove(temporary)
-        remedy = "free space or check the folder"
-        raise UserError(f"cannot be written: {error}", place=str(path), remedy=remedy) from error
+        raise _cannot_write(path, error) from error
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _cannot_write(path: Path, error: Exception) -> UserError:
+    return UserError(f"cannot be written: {error}", place=str(path), remedy="free space or check the folder")
 
 
 def _remove(path: Path) -> None:
@@ -75,13 +78,20 @@ def read_json(path: Path | str) -> Any:
 
 
 def append_jsonl(path: Path | str, record: Any) -> None:
-    """Append one line and sync it, so that a kill loses at most the line being written."""
+    """Append one line and sync it, so that a kill loses at most the line being written.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(to_json(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.write(to_json(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def read_jsonl(path: Path | str) -> Iterator[Any]:

@@ -1,0 +1,74 @@
+"""Where numbers go, what a full disk does to a whole run, and what compiling does to saved names."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+
+import pytest
+import torch
+
+from tests.engine.toy import assert_same, events, run, toy_options, weights, write_options
+from tgsr.cli import main
+from tgsr.utils.errors import UserError
+from tgsr.utils.files import append_jsonl
+
+
+def test_full_disk_ends_with_one_line_and_the_run_goes_on_later(tmp_path, capsys, monkeypatch):
+    option_file = str(write_options(tmp_path, toy_options(tmp_path)))
+    states = tmp_path / "experiments" / "toy" / "training_states"
+    save = torch.save
+
+    def full_after_the_first(content, file):
+        if (states / "2.state").exists():
+            raise OSError(28, "No space left on device")
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full_after_the_first)
+    assert main(["train", "-opt", option_file]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert "free space" in lines[0]
+    assert [p.name for p in states.iterdir()] == ["2.state"]
+    monkeypatch.setattr(torch, "save", save)
+    assert main(["train", "-opt", option_file, "--auto_resume"]) == 0
+    run(tmp_path / "whole")
+    assert_same(weights(tmp_path), weights(tmp_path / "whole"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_full_disk_under_the_log_is_a_users_error():
+    with pytest.raises(UserError, match="/dev/full: cannot be written: .*No space left"):
+        append_jsonl("/dev/full", {"event": "train"})
+
+
+def test_tensorboard_has_the_curves_of_the_log(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, logger={"print_freq": 2, "save_checkpoint_freq": 6, "use_tb_logger": True})
+    curves = EventAccumulator(str(tmp_path / "experiments" / "toy" / "tb_logger"))
+    curves.Reload()
+    written = [(e.step, e.value) for e in curves.Scalars("train/losses/pixel")]
+    logged = [(e["iter"], pytest.approx(e["losses"]["pixel"])) for e in events(tmp_path, "train")]
+    assert written == logged
+    assert [e.step for e in curves.Scalars("val/metrics/psnr")] == [6]
+
+
+def test_absent_wandb_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        run(tmp_path, logger={"wandb": {"project": "toy"}, "use_tb_logger": False})
+    assert not (tmp_path / "experiments" / "toy" / "log.jsonl").exists()
+
+
+def test_compiled_and_channels_last_save_the_same_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    a, b = tmp_path / "a", tmp_path / "b"
+    run(a, channels_last=False)
+    run(b, channels_last=True, train={**toy_options(b)["train"], "compile": True})
+    plain, compiled = weights(a), weights(b)
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(plain[k], compiled[k], atol=1e-5) for k in plain)
