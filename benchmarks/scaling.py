@@ -27,6 +27,7 @@ from comparison.measure import Settings, alternate  # noqa: E402
 from comparison.photographs import make_folders  # noqa: E402
 from comparison.sides import our_options  # noqa: E402
 from comparison.steps import Case, our_step  # noqa: E402
+
 from tgsr.engine import build  # noqa: E402
 from tgsr.engine.context import Context  # noqa: E402
 
