@@ -103,8 +103,8 @@ def test_another_network_is_one_line(tmp_path):
 def test_betas_and_decay_are_the_options_and_averages_the_states(tmp_path):
     short = {**toy_options(tmp_path)["train"], "total_iter": 2}
     run(tmp_path, train=short)
-    changed = {**short, "total_iter": 4, "ema_decay": 0.0, "optim_g": {"type": "Adam", "lr": 0.001, "betas": [0.5, 0.9]}}
-    trainer = run(tmp_path, auto_resume=True, train=changed)
+    optimizer = {"type": "Adam", "lr": 0.001, "betas": [0.5, 0.9]}
+    trainer = run(tmp_path, auto_resume=True, train={**short, "total_iter": 4, "optim_g": optimizer})
     optimizer = trainer.model.g.optimizer
     assert optimizer.param_groups[0]["betas"] == (0.5, 0.9)
     assert {int(s["step"]) for s in optimizer.state.values()} == {4}
