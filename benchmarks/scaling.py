@@ -59,17 +59,17 @@ def loader(settings: Settings, *, num_batches: int = 10, batch: int = 8) -> list
         tasks = build.build_tasks(options)
         sampler = build.build_task_sampler(options, tasks)
         data = build.TrainData(options, Context(torch.device("cpu")), tasks, sampler)
+        before = _cpu_seconds()
         batches = data.iterations(0, 2 + num_batches)
-        next(batches), next(batches)
-        before, start = _cpu_seconds(), time.perf_counter()
+        next(batches), next(batches)  # until the workers are up
+        start = time.perf_counter()
         for _ in batches:
             pass
-        wall = time.perf_counter() - start
+        rate = num_batches * batch / (time.perf_counter() - start)
         del batches
         data.close()
-        images = num_batches * batch
-        cpu = (_cpu_seconds() - before) * 1e3 / images
-        rows.append({"name": f"{workers} workers", "images per s": images / wall, "CPU ms per image": cpu})
+        cpu = (_cpu_seconds() - before) * 1e3 / (2 + num_batches) / batch
+        rows.append({"name": f"{workers} workers", "images per s": rate, "CPU ms per image": cpu})
     return rows
 
 
