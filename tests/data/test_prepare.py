@@ -83,7 +83,7 @@ def test_folders_are_found_linked_and_counted(tmp_path):
     assert f"    dataset: {{type: GTDataset, dataroot_gt: {target / 'test'}}}" in said
     prepare("bsds500", tmp_path / "datasets", source=tmp_path / "src")
     prepare("bsds500", tmp_path / "copied", source=tmp_path / "src", copy=True)
-    assert not (tmp_path / "copied" / "BSDS500" / "train").is_symlink()
+    assert not (tmp_path / "copied" / "bsds500" / "train").is_symlink()
     with pytest.raises(DataError, match="nothing of div2k is in this folder; expected DIV2K_train_HR"):
         prepare("div2k", tmp_path / "datasets", source=tmp_path / "src")
 

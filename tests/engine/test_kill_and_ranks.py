@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -83,10 +84,20 @@ def kill_at_random(option_file: Path, *, ranks: int, times: int, seed: int) -> i
                 break
             time.sleep(0.005)
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_all(option_file)
             kills += 1
         process.communicate()
     return kills
+
+
+def kill_all(option_file: Path) -> None:
+    """SIGKILL every process that was started with this option file: torchrun's ranks lead sessions of their own."""
+    wanted = os.fsencode(option_file)
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if wanted in (folder / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "bsds500": Recipe(
-        "BSDS500",
+        "bsds500",
         (
             Part("train", ("images/train", "train"), 200),
             Part("val", ("images/val", "val"), 100),
