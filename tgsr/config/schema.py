@@ -145,8 +145,7 @@ class LoggerOptions:
     """Checkpoints to keep; None: all."""
     best: dict[str, str] = field(default_factory=FrozenDict)
     """Also keep the best weights by `{validation set: metric}`, as `net_g_best_<metric>.pth`
-    (`net_g_best_<set>_<metric>.pth` where sets
-    share a metric)."""
+    (`net_g_best_<set>_<metric>.pth` where sets share a metric)."""
     use_tb_logger: bool = True
     wandb: WandbOptions | None = None
 
