@@ -9,7 +9,7 @@ from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import Chain, make_runner
 from tgsr.methods.criteria_comparative.paper_values import EFFICIENCY, TABLES
-from tgsr.methods.criteria_comparative.reporting import paper_table
+from tgsr.methods.criteria_comparative.reporting import CriaTables
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_tables_hold_the_papers_values():
     assert EFFICIENCY["Ours"] == (0.7217, 14.8e6)
     gain = TABLES[2]["Ours"]["RealSR/psnr"] - TABLES[2]["Real-ESRGAN"]["RealSR/psnr"]
     assert gain == pytest.approx(1.38)  # as its text says
-    markdown = paper_table(5, {}).to_markdown()
+    markdown = CriaTables.paper.beside(5, {}).to_markdown()
     assert "n/a (paper 26.21)" in markdown
     with pytest.raises(ConfigError, match="no row 'Ful'.*Full"):
-        paper_table(5, {"Ful": []})
+        CriaTables.paper.beside(5, {"Ful": []})

@@ -10,7 +10,7 @@ from tgsr.data.benchmark import verify_benchmark
 from tgsr.engine import build
 from tgsr.engine.context import Context
 from tgsr.engine.runner import Chain, make_runner
-from tgsr.methods.rebalancing.paper_tables import TABLES, paper_table
+from tgsr.methods.rebalancing.paper_tables import TABLES, RebalancingTables
 from tgsr.report.artefacts import Metrics
 from tgsr.utils.errors import ConfigError
 
@@ -72,12 +72,12 @@ def test_measured_values_stand_beside_the_papers(tmp_path):
         Metrics(tmp_path, f"r{k}", {"RealSRset-Nikon": {"metrics": {"psnr": {"mean": 26.0 + k, **protocol}}}})
         for k in (0, 1)
     ]
-    table = paper_table(4, {"Ours": runs})
+    table = RebalancingTables.paper.beside(4, {"Ours": runs})
     cell = table.cell("Ours", "RealSRset-Nikon/psnr")
     assert (cell.value, cell.paper, cell.num_runs) == (26.5, 26.16, 2)
     assert "n/a (paper 26.02)" in table.to_markdown()
     with pytest.raises(ConfigError, match="table 4 has no row 'ours'.*did you mean 'Ours'"):
-        paper_table(4, {"ours": runs})
+        RebalancingTables.paper.beside(4, {"ours": runs})
 
 
 def test_tables_stage(tmp_path):

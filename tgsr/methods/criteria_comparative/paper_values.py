@@ -76,7 +76,6 @@ TITLES = {
     5: "Table V: ablation on NTIRE 2020",
     6: "Table VI: anchor criterion on NTIRE 2020",
 }
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "niqe": False, "mos": False}
 
 EFFICIENCY: dict[str, tuple[float, float]] = {
     "ESRGAN": (0.7971, 16.7e6),

@@ -11,9 +11,10 @@ from tgsr.config.spec import NonNegativeInt
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.criteria_comparative.masks import LABELS
-from tgsr.methods.criteria_comparative.paper_values import HIGHER_IS_BETTER, TABLES, TITLES, WEIGHTED_SUM
-from tgsr.report.artefacts import Metrics, measured, metric_columns, protocol_caption, results_table
+from tgsr.methods.criteria_comparative.paper_values import TABLES, TITLES, WEIGHTED_SUM
+from tgsr.report.artefacts import Metrics, measured, metric_columns, results_table
 from tgsr.report.builder import Report
+from tgsr.report.paper_tables import PaperTables, PrintedTables
 from tgsr.report.plots import grouped_bars, spearman
 from tgsr.report.strips import Panel, choose_crop, make_strip
 from tgsr.report.tables import Cell, Column, Number, Row, Table, aggregate
@@ -25,38 +26,8 @@ from tgsr.utils.registry import did_you_mean
 logger = logging.getLogger("tgsr")
 
 
-def paper_table(number: int, runs: Mapping[str, Sequence[Metrics]]) -> Table:
-    """One of Tables I to VI: measured values where there are any, the paper's beside them.
-
-    Args:
-        number: 1 to 6.
-        runs: row -> results of its runs (seeds); data sets and metrics are matched by name.
-
-    Raises:
-        ConfigError: a row that the table does not have.
-    """
-    stated = TABLES[number]
-    for label in runs:
-        if label not in stated:
-            raise ConfigError(f"table {number} has no row '{label}'", remedy=did_you_mean(label, stated))
-    names = list(dict.fromkeys(name for values in stated.values() for name in values))
-    columns = [Column(n, n.split("/")[1], n.split("/")[0], HIGHER_IS_BETTER[n.split("/")[1]]) for n in names]
-    rows = []
-    for label, paper in stated.items():
-        found = measured(runs.get(label, []))
-        cells: dict[str, Cell] = {}
-        for name in names:
-            ours = found.get(name)
-            value = float("nan") if ours is None else ours.value
-            spread, num_runs = (None, 1) if ours is None else (ours.spread, ours.num_runs)
-            cells[name] = Number(value, spread, num_runs, paper.get(name))
-        rows.append(Row(label, cells))
-    caption = protocol_caption([m for group in runs.values() for m in group])
-    return Table(columns, rows, caption=f"{caption} n/a: not measured; the paper's value stands beside.".strip())
-
-
 @RUNNERS.register()
-class CriaTables(Runner):
+class CriaTables(PaperTables):
     """Tables I to VI with measured values beside the printed ones -> a report (Table VII: `CriaEfficiency`).
 
     Args:
@@ -64,30 +35,7 @@ class CriaTables(Runner):
             with the paper's values alone.
     """
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        context: Context,
-        tables: dict[str, dict[str, list[Path]]] | None = None,
-    ) -> None:
-        super().__init__(options=options, context=context)
-        tables = tables or {}
-        unknown = sorted(set(tables) - {str(k) for k in TABLES})
-        if unknown:
-            raise ConfigError(f"there is no table {unknown[0]}", place=f"{options.name}: run.tables", remedy="1 to 6")
-        self.tables = {int(k): {label: list(paths) for label, paths in rows.items()} for k, rows in tables.items()}
-
-    def run(self) -> None:
-        if self.context.is_main:
-            report = Report(self.options.name, subtitle="Measured values with the paper's beside them")
-            for number in TABLES:
-                runs = {k: [Metrics.read(p) for p in v] for k, v in self.tables.get(number, {}).items()}
-                if runs or not self.tables:
-                    report.section(TITLES[number]).add_table(f"table_{number}", paper_table(number, runs))
-            page = report.write(Path(self.options.path.results_root) / self.options.name / "report")
-            logger.info("report: %s", page)
-        self.context.barrier()
+    paper = PrintedTables(TABLES, TITLES)
 
 
 @RUNNERS.register()

@@ -1,20 +1,10 @@
-"""Tables 1-5 of the paper: its printed values, and measured ones beside them."""
+"""Tables 1-5 of the paper: what it prints, and the stage that puts measured values beside it."""
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+from tgsr.engine.runner import RUNNERS
+from tgsr.report.paper_tables import PaperTables, PrintedTables
 
-from tgsr.config.schema import Options
-from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.report.artefacts import Metrics, measured, protocol_caption
-from tgsr.report.builder import Report
-from tgsr.report.tables import Cell, Column, Number, Row, Table
-from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.registry import did_you_mean
-
-logger = logging.getLogger("tgsr")
 PaperTable = dict[str, dict[str, float]]
 """Method -> `<data set>/<metric>` -> value."""
 
@@ -89,72 +79,15 @@ TITLES = {
     4: "Table 4: loss weightings",
     5: "Table 5: number of tasks and strategy",
 }
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False}
-
-
-def paper_table(number: int, runs: dict[str, list[Metrics]]) -> Table:
-    """One of the paper's tables: measured values where there are any, the paper's beside them.
-
-    Args:
-        number: 1 to 5.
-        runs: row -> results of its runs (seeds); their data sets and metrics are matched by name.
-
-    Raises:
-        ConfigError: a row that the table does not have.
-    """
-    stated = TABLES[number]
-    for label in runs:
-        if label not in stated:
-            raise ConfigError(f"table {number} has no row '{label}'", remedy=did_you_mean(label, stated))
-    names = list(next(iter(stated.values())))
-    columns = [Column(n, n.split("/")[1], n.split("/")[0], HIGHER_IS_BETTER[n.split("/")[1]]) for n in names]
-    rows = []
-    for label, paper in stated.items():
-        found = measured(runs.get(label, []))
-        cells: dict[str, Cell] = {}
-        for name in names:
-            ours = found.get(name)
-            value = float("nan") if ours is None else ours.value
-            spread, num_runs = (None, 1) if ours is None else (ours.spread, ours.num_runs)
-            cells[name] = Number(value, spread, num_runs, paper[name])
-        rows.append(Row(label, cells))
-    caption = protocol_caption([m for group in runs.values() for m in group])
-    return Table(columns, rows, caption=f"{caption} n/a: not measured; the paper's value stands beside.".strip())
 
 
 @RUNNERS.register()
-class RebalancingTables(Runner):
-    """The paper's tables with measured values beside the printed ones -> a report.
+class RebalancingTables(PaperTables):
+    """Tables 1-5 with measured values beside the printed ones -> a report.
 
     Args:
-        tables: number -> row of the table -> results folders (with `metrics.json`) of its runs.
-            None: the printed values of all tables.
+        tables: number -> row of the table -> results folders (with `metrics.json`) of its runs. Left out: all tables
+            with the paper's values alone.
     """
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        context: Context,
-        tables: dict[str, dict[str, list[Path]]] | None = None,
-    ) -> None:
-        super().__init__(options=options, context=context)
-        tables = tables or {}
-        unknown = sorted(set(tables) - {str(k) for k in TABLES})
-        if unknown:
-            raise ConfigError(f"there is no table {unknown[0]}", place=f"{options.name}: run.tables", remedy="1 to 5")
-        self.tables = {int(k): {label: list(paths) for label, paths in rows.items()} for k, rows in tables.items()}
-
-    def run(self) -> None:
-        if self.context.is_main:
-            report = Report(self.options.name, subtitle="Measured values with the paper's beside them")
-            for number in TABLES:
-                runs = {k: [Metrics.read(p) for p in v] for k, v in self.tables.get(number, {}).items()}
-                if not runs and self.tables:
-                    continue
-                report.section(TITLES[number]).add_table(f"table_{number}", paper_table(number, runs))
-            if not report.sections:
-                raise DataError("there is nothing to report", place=self.options.name)
-            page = report.write(Path(self.options.path.results_root) / self.options.name / "report")
-            logger.info("report: %s", page)
-        self.context.barrier()
+    paper = PrintedTables(TABLES, TITLES)
