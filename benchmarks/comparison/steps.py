@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -62,7 +62,13 @@ TIMED_QUICKLY = [
     Case("rrdbnet", 6, 1, 32),
     Case("rrdbnet", 2, 1, 32, is_adversarial=True),
 ]
-MEMORY = [Case("rrdbnet", 23, 4, 64), Case("msrresnet", 16, 4, 64), Case("rrdbnet", 6, 2, 32, is_adversarial=True)]
+MEMORY = [
+    Case("rrdbnet", 23, 4, 64),
+    Case("msrresnet", 16, 4, 64),
+    Case("msrresnet", 16, 16, 64),
+    Case("rrdbnet", 6, 2, 32, is_adversarial=True),
+    Case("rrdbnet", 6, 2, 64, is_adversarial=True),
+]
 MEMORY_QUICKLY = [Case("rrdbnet", 6, 2, 48)]
 
 
@@ -123,25 +129,77 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
+class SavedForBackward:
+    """Bytes that autograd holds for the backward pass, at most; each storage counts once, parameters do not."""
+
+    def __init__(self) -> None:
+        self.peak = self._now = 0
+        self._owners: dict[int, int] = {}
+
+    def __enter__(self) -> SavedForBackward:
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: _Held(self, t), lambda held: held.tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    def add(self, tensor: torch.Tensor, change: int) -> None:
+        if isinstance(tensor, torch.nn.Parameter):
+            return
+        storage = tensor.untyped_storage()
+        owners = self._owners[storage.data_ptr()] = self._owners.get(storage.data_ptr(), 0) + change
+        if owners == max(change, 0):  # the first one came, or the last one left
+            self._now += change * storage.nbytes()
+            self.peak = max(self.peak, self._now)
+
+
+class _Held:
+    def __init__(self, counter: SavedForBackward, tensor: torch.Tensor) -> None:
+        self.counter, self.tensor = counter, tensor
+        counter.add(tensor, 1)
+
+    def __del__(self) -> None:
+        self.counter.add(self.tensor, -1)
+
+
+def constant_mib() -> float:
+    """Weights, gradients, Adam's averages, EMA and all else that lives between steps."""
+    found = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor):
+            for tensor in (thing, thing.grad if thing.is_leaf else None):
+                if tensor is not None:
+                    found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(found.values()) / 2**20
+
+
 def measure_memory(settings: Settings) -> list[dict[str, Any]]:
-    """Peak memory of two steps (the second has Adam's averages) over that before the model, each form in a process."""
+    """Peak memory of two steps (the second has Adam's averages) over that before the model, each form in a process.
+
+    Beside it what explains it, from a third step: bytes saved for the backward pass, and what lives between steps.
+    """
     rows = []
     for case in MEMORY_QUICKLY if settings.is_quick else MEMORY:
-        peaks: dict[str, list[float]] = {}
+        found: dict[str, dict[str, float]] = {}
         wanted = ["basicsr", "fp32", "bf16"]
         if case.network == "rrdbnet" and not case.is_adversarial:
             wanted.append("bf16 + checkpointing")
         for form in wanted:
             argument = {"case": asdict(case), "form": form, "threads": settings.threads}
-            peaks[form] = [run_child("steps", argument)["mib"]]
+            found[form] = run_child("steps", argument)
         for form in wanted[1:]:
-            share = statistics.median(peaks[form]) / statistics.median(peaks["basicsr"])
+            ours, theirs = found[form], found["basicsr"]
             rows.append(
                 {
-                    "name": f"memory, {case.name}: ours {form}", "unit": "MiB", "basicsr": peaks["basicsr"][0],
-                    "ours": peaks[form][0], "share": share, "rounds": 1,
+                    "name": f"memory, {case.name}: ours {form}", "unit": "MiB", "basicsr": theirs["mib"],
+                    "ours": ours["mib"], "share": ours["mib"] / theirs["mib"], "rounds": 1,
+                    "saved": (theirs["saved_mib"], ours["saved_mib"]),
+                    "constant": (theirs["constant_mib"], ours["constant_mib"]),
                 }
             )  # fmt: skip
+            logged = "; ".join(f"{k} {rows[-1][k][0]:.0f} and {rows[-1][k][1]:.0f} MiB" for k in ("saved", "constant"))
+            print(f"{rows[-1]['name']}: basicsr and ours: {logged}", flush=True)
     return rows
 
 
@@ -162,7 +220,11 @@ def main() -> None:
         step = our_step(case, argument["form"])
     for i in range(2):
         step(i)
-    print(json.dumps({"mib": peak_memory_mib() - before, "before_mib": before}))
+    peak = peak_memory_mib() - before
+    with SavedForBackward() as saved:
+        step(2)
+    result = {"mib": peak, "before_mib": before, "saved_mib": saved.peak / 2**20, "constant_mib": constant_mib()}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

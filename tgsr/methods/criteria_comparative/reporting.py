@@ -17,7 +17,7 @@ from tgsr.report.builder import Report
 from tgsr.report.paper_tables import PaperTables, PrintedTables
 from tgsr.report.plots import grouped_bars, spearman
 from tgsr.report.strips import Panel, choose_crop, make_strip
-from tgsr.report.tables import Cell, Column, Number, Row, Table, aggregate
+from tgsr.report.tables import Cell, Column, Row, Table, aggregate
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import read_json
 from tgsr.utils.image_io import read_image, to_tensor
