@@ -37,6 +37,7 @@ __all__ = [
     "missing_files",
     "options_hash",
     "place_of",
+    "input_paths",
     "to_plain",
     "write_options",
 ]
@@ -252,12 +253,14 @@ def missing_files(options: Options) -> list[ConfigError]:
     """
     return [
         ConfigError("no such file or folder", place=f"{place_of(options, key)} = {path}", remedy="correct the path")
-        for key, path in _input_paths(options, "")
+        for key, path in input_paths(options)
         if not path.exists()
     ]
 
 
-def _input_paths(value: Any, key: str) -> list[tuple[str, Path]]:
+def input_paths(value: Any, key: str = "") -> list[tuple[str, Path]]:
+    """`(dotted key, path)` of everything that the options read, without what they write."""
+
     def join(name: object) -> str:
         return f"{key}.{name}" if key else str(name)
 
@@ -275,5 +278,5 @@ def _input_paths(value: Any, key: str) -> list[tuple[str, Path]]:
     elif isinstance(value, Mapping):
         children = list(value.items())
     elif isinstance(value, (list, tuple)):
-        return [found for i, item in enumerate(value) for found in _input_paths(item, f"{key}[{i}]")]
-    return [found for name, child in children for found in _input_paths(child, join(name))]
+        return [found for i, item in enumerate(value) for found in input_paths(item, f"{key}[{i}]")]
+    return [found for name, child in children for found in input_paths(child, join(name))]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tgsr.config.options import load_options, options_hash
+from tgsr.config.options import input_paths, load_options, options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
 from tgsr.engine.context import Context
@@ -51,34 +54,79 @@ def make_runner(options: Options, context: Context) -> Runner:
 
 
 def run_stage(options: Options, context: Context) -> bool:
-    """Run a stage and mark it as done; a done stage of the same options is not run again when resuming.
+    """Run a stage and mark it as done; a done stage of the same options and inputs is not run again when resuming.
+
+    Where a file that it reads has changed since (a grouping searched anew, weights trained anew), it starts afresh.
 
     Returns:
         Whether it is done; False when it was asked to stop.
     """
+    if options.run is not None and options.run.type == "Chain":
+        return _run(options, context)
     marker = Path(options.path.experiments_root) / options.name / "stage.json"
-    is_chain = options.run is not None and options.run.type == "Chain"
-    if context.auto_resume and not is_chain and _is_done(marker, options):
+    inputs = context.from_main(input_digests(options) if context.is_main else {})
+    found = _read_marker(marker, options) if context.auto_resume else None
+    known = None if found is None else found.get("inputs")
+    changed = [] if known is None else [name for name, digest in inputs.items() if known.get(name) != digest]
+    if found is not None and not changed and (known is not None or not inputs):
         logger.info("%s is done already", options.name)
         return True
+    auto_resume = context.auto_resume
+    if changed:
+        logger.warning("%s starts afresh, since what it reads has changed: %s", options.name, ", ".join(changed))
+        context.auto_resume = False
+    try:
+        return _run(options, context, marker=marker, inputs=inputs)
+    finally:
+        context.auto_resume = auto_resume
+
+
+def _run(
+    options: Options, context: Context, *, marker: Path | None = None, inputs: Mapping[str, str] | None = None
+) -> bool:
     make_runner(options, context).run()
     if context.should_stop():
         return False
     context.barrier()
     if context.is_main:
-        if not is_chain:
-            write_json(marker, {"schema": "tgsr.stage", "version": 1, "options": options_hash(options)})
+        if marker is not None:
+            content = {"schema": "tgsr.stage", "version": 1, "options": options_hash(options), "inputs": inputs}
+            write_json(marker, content)
         if context.after_stage is not None:
             context.after_stage(options)
     context.barrier()
     return True
 
 
-def _is_done(marker: Path, options: Options) -> bool:
+def _read_marker(marker: Path, options: Options) -> dict[str, Any] | None:
+    """The marker of a stage done with these options."""
     try:
-        return read_json(marker).get("options") == options_hash(options)
+        found = read_json(marker)
     except DataError:
-        return False
+        return None
+    return found if found.get("options") == options_hash(options) else None
+
+
+def input_digests(options: Options) -> dict[str, str]:
+    """What the options name of earlier stages: place of a file below the experiments root -> digest of its content.
+
+    What lies in the stage's own folder is its own work and not among them.
+    """
+    root = Path(options.path.experiments_root).resolve()
+    own, found = root / options.name, {}
+    for _, named in input_paths(options):
+        path = named.resolve()
+        if path.is_relative_to(root) and not path.is_relative_to(own) and path.is_file():
+            found[path.relative_to(root).as_posix()] = _digest(path)
+    return dict(sorted(found.items()))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @RUNNERS.register()
