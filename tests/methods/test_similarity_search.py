@@ -160,6 +160,23 @@ def test_size_limit_and_coarse_cut_offs():
     assert all(rough.kept[s] <= limited.kept[s] for s in set(rough.kept) & set(limited.kept))
 
 
+def test_a_coarse_cut_off_keeps_the_groups_that_are_known_to_pass():
+    """Few passing groups lie inside the slack of the bisection, which then ends before the first of them."""
+    distance = random_distance(11, np.random.default_rng(3))
+    best = {r.group for size, groups in rank_groups(distance).items() if size <= 4 for r in groups[:10]}
+    search = GroupingSearch(
+        distance, TableOracle(lambda g: 0.1 if g in best else 9.0), delta=1.0, max_size=4, top_k=2, resolution=0.1
+    )
+    found = search.run()
+    assert found.max_size == 4
+    for size in (2, 3, 4):
+        passed = [r.group for r in search.ranked[size] if found.drops.get(r.group, 9.0) <= 1.0]
+        assert set(passed) <= set(search.kept[size])
+    assert 0 < found.kept[4] <= 10
+    assert min(map(len, found.partition)) >= 1
+    assert len(found.partition) < 11
+
+
 def test_random_partition_keeps_sizes():
     groups = random_partition([3, 3, 3, 2], np.random.default_rng(0))
     assert [len(g) for g in groups] == [3, 3, 3, 2]

@@ -14,7 +14,7 @@ import tgsr.methods.degradation_similarity  # noqa: F401 - registers the stages
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner, run_stage
-from tgsr.methods.degradation_similarity import trainings
+from tgsr.methods.degradation_similarity import comparison, trainings
 from tgsr.methods.degradation_similarity.oracle import Trained
 from tgsr.methods.degradation_similarity.router import Router, routed_restorers
 from tgsr.methods.degradation_similarity.similarity import Similarity
@@ -211,6 +211,38 @@ def test_compare_stage_resumes(root, monkeypatch):
     monkeypatch.setattr(trainings, "train_group", lambda *a, **k: pytest.fail("trained again"))
     make_runner(options_of(root, "compare", run), context()).run()
     assert len(list(read_jsonl(root / "experiments/compare/measured.jsonl"))) == 5
+
+
+def test_compare_stage_measures_other_groups_and_configurations_anew(root, monkeypatch):
+    """Records of another grouping or another budget neither count as done nor appear among the runs."""
+    calls = []
+
+    def train(options, context, folder, names, *, val, metric):
+        calls.append(names)
+        return Trained(names, dict.fromkeys(names, 30.0), checkpoint="x.pth")
+
+    monkeypatch.setattr(trainings, "train_group", train)
+    monkeypatch.setattr(comparison, "checkpoint_restorer", lambda *a: lambda lq: lq)
+    run = {"type": "CompareGrouping", "val": "images", "test": "images", "seeds": [0], "processes": 1}
+    first, second = [NAMES[:2], NAMES[2:]], [NAMES[:1], NAMES[1:]]
+
+    def compare(groups, arms=("mixed", "grouped"), **changes):
+        calls.clear()
+        options = options_of(root, "regrouped", {**run, "arms": list(arms), "groups": groups}, **changes)
+        make_runner(options, context()).run()
+        return read_json(root / "experiments/regrouped/comparison.json")["runs"]
+
+    assert len(compare(first)) == 2
+    assert len(calls) == 3
+    by_arm = {r["arm"]: r["groups"] for r in compare(second)}
+    assert by_arm["grouped"] == [sorted(g) for g in second]
+    assert len(calls) == 2  # the mixed network is the same, and has been measured
+    assert {r["arm"]: r["groups"] for r in compare(first[::-1])}["grouped"] == [sorted(g) for g in first]
+    assert not calls
+    (root / "experiments/regrouped/seed_0").rename(root / "experiments/regrouped/before")
+    longer = {**base(root)["train"], "total_iter": 4}
+    assert [(r["arm"], r["iterations"]) for r in compare(first, ["grouped"], train=longer)] == [("grouped", 4)]
+    assert len(calls) == 2
 
 
 def test_router_stage_and_inference(root):

@@ -79,11 +79,17 @@ class CompareGrouping(Runner):
         tasks = all_tasks(self.options)
         partition = self._partition(tasks)
         with stoppable(self.context):
-            for seed in self.seeds:
-                for arm in self.arms:
-                    if arm != "single" or seed in self.single_seeds:
-                        self._run_arm(arm, seed, self._groups_of(arm, seed, partition, tasks), tasks, len(partition))
+            for arm, seed, groups in self._runs(partition, tasks):
+                self._run_arm(arm, seed, groups, tasks, len(partition))
             self._write(partition, tasks)
+
+    def _runs(self, partition: Arm, tasks: TaskSet) -> list[tuple[str, int, Arm]]:
+        return [
+            (arm, seed, self._groups_of(arm, seed, partition, tasks))
+            for seed in self.seeds
+            for arm in self.arms
+            if arm != "single" or seed in self.single_seeds
+        ]
 
     def _partition(self, tasks: TaskSet) -> Arm:
         groups = self.groups
@@ -111,11 +117,9 @@ class CompareGrouping(Runner):
         return self.folder / "measured.jsonl"
 
     def _run_arm(self, arm: str, seed: int, groups: Arm, tasks: TaskSet, num_groups: int) -> None:
-        options = with_seed(self.options, seed)
         factor = num_groups if arm == "mixed_long" else 1
-        options = scaled_budget(options, factor)
-        done = {(r["arm"], r["seed"]) for r in read_jsonl(self.log) if r["config"] == self._config(options)}
-        if (arm, seed) in done:
+        options = self._options_of(arm, seed, num_groups)
+        if self._record(arm, seed, groups, num_groups) is not None:
             return
         folder = self.folder / (f"seed_{seed}" if factor == 1 else f"seed_{seed}_x{factor}")
         with GroupTrainer(options, self.context, folder, val=self.val, processes=self.processes) as trainer:
@@ -135,6 +139,19 @@ class CompareGrouping(Runner):
         }  # fmt: skip
         append_jsonl(self.log, record)
         logger.info("%s, seed %d: %.2f dB on average", arm, seed, sum(psnr.values()) / len(psnr))
+
+    def _options_of(self, arm: str, seed: int, num_groups: int) -> Options:
+        return scaled_budget(with_seed(self.options, seed), num_groups if arm == "mixed_long" else 1)
+
+    def _record(self, arm: str, seed: int, groups: Arm, num_groups: int) -> dict[str, Any] | None:
+        """The newest measurement of these very groups with this configuration."""
+        wanted = {"arm": arm, "seed": seed, "config": self._config(self._options_of(arm, seed, num_groups))}
+        found = None
+        for record in read_jsonl(self.log):
+            same_groups = {frozenset(g) for g in record["groups"]} == {frozenset(g) for g in groups}
+            if same_groups and all(record[k] == v for k, v in wanted.items()):
+                found = record
+        return found
 
     def _write_groups(self, groups: Arm, trainer: GroupTrainer) -> None:
         """A `groups.json` of the grouped networks of the first seed, for the router."""
@@ -188,19 +205,11 @@ class CompareGrouping(Runner):
             "groups": partition,
             "test": {"name": self.test, "num_images": len(dataset), "protocol": metric.protocol},
             "input_psnr": inputs,
-            "runs": self._records(),
+            "runs": [r for r in (self._record(*run, len(partition)) for run in self._runs(partition, tasks)) if r],
         }
         write_json(self.folder / "comparison.json", content)
         page = figures.comparison_report(content).write(self.folder / "report")
         logger.info("report: %s", page)
-
-    def _records(self) -> list[dict[str, Any]]:
-        """The newest record of each arm and seed of this configuration."""
-        records: dict[tuple[str, int], dict[str, Any]] = {}
-        for record in read_jsonl(self.log):
-            if record["seed"] in self.seeds and record["arm"] in self.arms:
-                records[record["arm"], record["seed"]] = record
-        return list(records.values())
 
 
 def checkpoint_restorer(options: Options, checkpoint: str, context: Context) -> Any:

@@ -220,7 +220,10 @@ class GroupingSearch:
         )
 
     def _cut(self, size: int) -> list[Group]:
-        """The groups of a size up to the last that passes, taken as monotone in their rank; none may pass."""
+        """The groups of a size up to the last that passes, taken as monotone in their rank; none may pass.
+
+        A group that is known to pass is kept with all before it, wherever a coarse or unlucky bisection ended.
+        """
         groups = [r.group for r in self.ranked[size]]
         if size == 1:
             return groups
@@ -231,7 +234,8 @@ class GroupingSearch:
             lambda places: self.oracle.prepare([groups[p] for p in places]),
             slack=int(self.resolution * len(groups)),
         )
-        return groups[: last + 1]
+        passing = [place for place, group in enumerate(groups) if self.drops.get(group, math.inf) <= self.delta]
+        return groups[: max([last, *passing]) + 1]
 
     def _holding(self, size: int, member: int) -> list[Group]:
         """Kept groups of a size that hold a degradation, in rank order.
