@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.methods.rebalancing_toys import fake_references, four_tasks, two_tasks
+from tests.methods.rebalancing_toys import TASKS, fake_references, four_tasks, make_options, two_tasks
 from tgsr.methods.rebalancing.sampling import RebalancingTaskSampler
 from tgsr.methods.rebalancing.weighting import (
     DifficultyLossWeighting,
@@ -198,3 +198,14 @@ def test_registered():
     assert "RebalancingTaskSampler" in TASK_SAMPLERS
     for name in ("RLW", "DWA", "GLS", "DifficultyLossWeighting", "HybridLossWeighting", "StaticLossWeighting"):
         assert name in LOSS_WEIGHTINGS
+
+
+def test_geometric_mean_refuses_micro_batches(tmp_path):
+    whole = make_options(tmp_path, stem="whole", tasks={**TASKS, "weighting": {"type": "GLS"}})
+    cut = make_options(
+        tmp_path, stem="cut", tasks={**TASKS, "weighting": {"type": "GLS"}}, train={"accumulation_steps": 2}
+    )
+    weighting = GeometricLossStrategy(two_tasks(), seed=0)
+    weighting.check(whole)
+    with pytest.raises(ConfigError, match="which micro batches do not know in time"):
+        weighting.check(cut)

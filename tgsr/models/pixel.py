@@ -10,6 +10,7 @@ from torch import nn
 from tgsr.data.batch import Batch
 from tgsr.losses.base import Loss, LossContext
 from tgsr.models.base import ModelParts, RestorationModel, StepResult, Trained, as_outputs, not_finite
+from tgsr.tasks.weighting import WholeBatch
 
 
 class PixelModel(RestorationModel):
@@ -67,6 +68,9 @@ class PixelModel(RestorationModel):
     ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
         """Accumulate the generator's gradients; returns its per-sample losses and its detached outputs."""
         self.g.optimizer.zero_grad(set_to_none=True)
+        weighting = self.parts.weighting
+        task_ids = [_task_ids(b) for b in batches]
+        whole = WholeBatch(torch.cat(task_ids), len(weighting.tasks), self.parts.world_size)
         collected: dict[str, list[torch.Tensor]] = {}
         restored = []
         for k, batch in enumerate(batches):
@@ -74,7 +78,7 @@ class PixelModel(RestorationModel):
                 outputs = as_outputs(self.g.forward(batch.lq))
                 losses = self._generator_losses(outputs, batch, iteration)
             total = torch.stack(list(losses.values())).sum(0)
-            loss = self.parts.weighting.reduce(total, _task_ids(batch), iteration)
+            loss = weighting.reduce(total, task_ids[k], iteration, whole)
             self._backward(self.g, loss / len(batches), sync=k == len(batches) - 1)
             for name, value in losses.items():
                 collected.setdefault(name, []).append(value.detach())

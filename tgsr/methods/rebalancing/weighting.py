@@ -1,7 +1,8 @@
 """Loss weightings: the paper's re-weighting and hybrid (eq. 4-9, A.2.2), and the baselines RLW, DWA and GLS (table 4).
 
-Baselines follow their papers with L_i the mean loss of the samples of task i in the batch; tasks absent from a batch
-are left out and the weights of the others rescaled. All are scaled so that equal weights give the plain mean.
+Baselines follow their papers with L_i the mean loss of the samples of task i in the batch of all ranks and micro
+batches; tasks absent from it are left out and the weights of the others rescaled. All are scaled so that equal weights
+give the plain mean.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tgsr.methods.rebalancing.difficulty import DifficultyWeights
 from tgsr.methods.rebalancing.weights import hybrid_split
 from tgsr.tasks.samplers import Feedback
 from tgsr.tasks.task import TaskSet
-from tgsr.tasks.weighting import LOSS_WEIGHTINGS, LossWeighting
+from tgsr.tasks.weighting import LOSS_WEIGHTINGS, LossWeighting, WholeBatch
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.rng import generator
 
@@ -27,28 +28,6 @@ if TYPE_CHECKING:
     from tgsr.config.schema import Options
 
 _EPS = 1e-8
-
-
-def task_means(losses: torch.Tensor, task_ids: torch.Tensor, num_tasks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss of each task, and which tasks are in the batch.
-
-    Args:
-        losses: `(B,)`.
-        task_ids: `(B,)` int64.
-        num_tasks: T.
-
-    Returns:
-        `(T,)` means, 0 for absent tasks, and `(T,)` bool.
-    """
-    sums = losses.new_zeros(num_tasks).index_add(0, task_ids, losses)
-    counts = losses.new_zeros(num_tasks).index_add(0, task_ids, torch.ones_like(losses))
-    return sums / counts.clamp(min=1), counts > 0
-
-
-def weighted_mean(means: torch.Tensor, is_present: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """`sum w_i L_i / sum w_i` over the tasks present."""
-    kept = torch.where(is_present, weights, torch.zeros_like(weights))
-    return (kept * means).sum() / kept.sum().clamp(min=_EPS)
 
 
 class _FactorWeighting(LossWeighting):
@@ -59,9 +38,40 @@ class _FactorWeighting(LossWeighting):
         """(T,) factor of each task."""
         raise NotImplementedError
 
-    def reduce(self, losses: torch.Tensor, task_ids: torch.Tensor, iteration: int) -> torch.Tensor:
+    def reduce(
+        self, losses: torch.Tensor, task_ids: torch.Tensor, iteration: int, whole: WholeBatch | None = None
+    ) -> torch.Tensor:
         factors = torch.as_tensor(self.factors, dtype=losses.dtype, device=losses.device)
         return (factors[task_ids] * losses).mean()
+
+
+class _TaskMeanWeighting(LossWeighting):
+    """Minimises a function of the tasks' mean losses L_i over the whole batch.
+
+    With N samples in it, N_i of task i, each sample's loss gets the factor `N / N_i dF/dL_i`: the mean over samples,
+    micro batches and ranks then has F's gradient, however the samples are spread over them.
+    """
+
+    def reduce(
+        self, losses: torch.Tensor, task_ids: torch.Tensor, iteration: int, whole: WholeBatch | None = None
+    ) -> torch.Tensor:
+        whole = WholeBatch(task_ids, len(self.tasks)) if whole is None else whole
+        counts = whole.counts.to(losses.dtype)
+        slopes = self._slopes(losses, task_ids, counts, iteration, whole)
+        factors = counts.sum() * slopes / counts.clamp(min=1)
+        return (factors[task_ids] * losses).mean()
+
+    def _slopes(
+        self, losses: torch.Tensor, task_ids: torch.Tensor, counts: torch.Tensor, iteration: int, whole: WholeBatch
+    ) -> torch.Tensor:
+        """`(T,)` dF/dL_i, 0 for tasks without samples (`counts` 0); by default the weights over their sum."""
+        weights = torch.as_tensor(self.weights_at(iteration), dtype=losses.dtype, device=losses.device)
+        kept = torch.where(counts > 0, weights, 0.0)
+        return kept / kept.sum().clamp(min=_EPS)
+
+    def weights_at(self, iteration: int) -> np.ndarray:
+        """(T,) weights of an iteration."""
+        raise NotImplementedError
 
 
 @LOSS_WEIGHTINGS.register()
@@ -196,7 +206,7 @@ class HybridLossWeighting(_DifficultyWeighting):
 
 
 @LOSS_WEIGHTINGS.register(aliases=["RLW"])
-class RandomLossWeighting(LossWeighting):
+class RandomLossWeighting(_TaskMeanWeighting):
     """RLW (Lin et al. 2021): every iteration weights are the softmax of independent normal numbers.
 
     Args:
@@ -212,13 +222,9 @@ class RandomLossWeighting(LossWeighting):
         raised = np.exp(z - z.max())
         return raised / raised.sum()
 
-    def reduce(self, losses: torch.Tensor, task_ids: torch.Tensor, iteration: int) -> torch.Tensor:
-        weights = torch.as_tensor(self.weights_at(iteration), dtype=losses.dtype, device=losses.device)
-        return weighted_mean(*task_means(losses, task_ids, len(self.tasks)), weights)
-
 
 @LOSS_WEIGHTINGS.register(aliases=["DWA"])
-class DynamicWeightAverage(LossWeighting):
+class DynamicWeightAverage(_TaskMeanWeighting):
     """DWA (Liu et al. 2019): more weight for tasks whose loss fell less between the last two intervals.
 
     `w = softmax(r / T)` with `r_i = L_i(k - 1) / L_i(k - 2)`; equal weights in the first two intervals. The paper's
@@ -240,9 +246,8 @@ class DynamicWeightAverage(LossWeighting):
         self.task_weights = np.full(len(tasks), 1 / len(tasks))
         self._before: list[float] | None = None
 
-    def reduce(self, losses: torch.Tensor, task_ids: torch.Tensor, iteration: int) -> torch.Tensor:
-        weights = torch.as_tensor(self.task_weights, dtype=losses.dtype, device=losses.device)
-        return weighted_mean(*task_means(losses, task_ids, len(self.tasks)), weights)
+    def weights_at(self, iteration: int) -> np.ndarray:
+        return self.task_weights
 
     def update(self, feedback: Feedback) -> None:
         missing = [n for n in self.tasks.names if n not in feedback.losses]
@@ -267,7 +272,7 @@ class DynamicWeightAverage(LossWeighting):
 
 
 @LOSS_WEIGHTINGS.register(aliases=["GLS"])
-class GeometricLossStrategy(LossWeighting):
+class GeometricLossStrategy(_TaskMeanWeighting):
     """GLS (Chennupati et al. 2019): the geometric mean of the task losses, which must not be negative; in logarithms.
 
     Args:
@@ -277,8 +282,20 @@ class GeometricLossStrategy(LossWeighting):
     def __init__(self, tasks: TaskSet, *, seed: int) -> None:
         super().__init__(tasks, seed=seed)
 
-    def reduce(self, losses: torch.Tensor, task_ids: torch.Tensor, iteration: int) -> torch.Tensor:
-        means, is_present = task_means(losses, task_ids, len(self.tasks))
+    def check(self, options: Options) -> None:
+        if options.train is not None and options.train.accumulation_steps > 1:
+            raise ConfigError(
+                "GLS weighs every sample by the losses of the whole batch, which micro batches do not know in time",
+                place=f"{options.name}: train.accumulation_steps",
+                remedy="set it to 1 with a larger batch or more ranks, or use another weighting",
+            )
+
+    def _slopes(
+        self, losses: torch.Tensor, task_ids: torch.Tensor, counts: torch.Tensor, iteration: int, whole: WholeBatch
+    ) -> torch.Tensor:
+        sums = whole.over_ranks(losses.new_zeros(len(self.tasks)).index_add(0, task_ids, losses))
+        means = sums / counts.clamp(min=1)
         means = torch.where(means < 0, torch.nan, means.clamp(min=_EPS))  # NaN stops the run, without a wait here
-        logs = torch.where(is_present, torch.log(means), torch.zeros_like(means))
-        return (logs.sum() / is_present.sum()).exp()
+        is_present = counts > 0
+        mean_log = torch.where(is_present, torch.log(means), 0.0).sum() / is_present.sum()
+        return torch.where(is_present, mean_log.exp() / (is_present.sum() * means), 0.0)
