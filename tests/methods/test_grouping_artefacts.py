@@ -9,17 +9,15 @@ from tests.methods.grouping_toys import toy_space, toy_tasks
 from tgsr.methods.task_grouping.artefacts import (
     SweepHeader,
     TaskLog,
-    difference,
-    json_digest,
     load_groups,
     load_indicators,
-    load_tasks,
-    task_set_digest,
     write_groups,
 )
 from tgsr.methods.task_grouping.grouping import group_tasks
+from tgsr.tasks.artefacts import difference, json_digest, load_tasks
 from tgsr.tasks.samplers import GroupedTaskSampler
-from tgsr.tasks.task import Task, TaskSet
+from tgsr.tasks.sets import from_file, union, whole_space
+from tgsr.tasks.task import Task, TaskSet, draw_point_tasks
 from tgsr.utils.errors import ConfigError, DataError
 
 
@@ -30,7 +28,7 @@ def tasks():
 
 def header(tasks, seed=1, iters=20):
     protocol = {"iters": iters}
-    return SweepHeader("tgsr.indicators", seed=seed, tasks=task_set_digest(tasks), protocol=protocol)
+    return SweepHeader("tgsr.indicators", seed=seed, tasks=tasks.digest, protocol=protocol)
 
 
 def record(task, z):
@@ -137,3 +135,47 @@ def test_random_groups_are_written_alike(tasks, tmp_path):
     assert load_groups(path).groups == [["whole_space"], [tasks[1].name]]
     assert load_groups(path).kind == "random"
     assert load_groups(path).num_groups == 1
+
+
+def test_groups_of_other_tasks_are_refused(tasks, tmp_path):
+    path, file = tmp_path / "groups.json", tmp_path / "tasks.json"
+    tasks.save(file)
+    names = tasks.names
+    write_groups(path, [names[:2]], tasks=tasks, seed=3, options="x", kind="random")
+    space = toy_space()
+
+    def sampler(file, **kwargs):
+        sets = [whole_space(space=space), from_file(space=space, path=file, **kwargs)]
+        return GroupedTaskSampler(union(space=space, sets=sets), seed=0, groups=path)
+
+    assert sampler(file).weights == pytest.approx([0.5, 0.25, 0.25, 0, 0])
+    assert sampler(file, names=names[:2]).weights == pytest.approx([0.5, 0.25, 0.25])  # a part of that very file
+    other = tmp_path / "other.json"
+    draw_point_tasks(space, 4, seed=8).save(other)  # the same names
+    with pytest.raises(DataError, match=r"groups.json: these groups belong to other tasks.*; group the tasks again"):
+        sampler(other)
+    good = json.loads(path.read_text())
+    for change, message in (({"schema": "tgsr.tasks"}, "not a tgsr.groups file"), ({"version": 2}, "version 2")):
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(DataError, match=message):
+            sampler(file)
+
+
+def test_static_groups_are_known_by_the_ids_of_their_tasks(tasks, tmp_path):
+    path = tmp_path / "groups.json"
+    static = {"schema": "tgsr.static_groups", "version": 1, "groups": [tasks.names, tasks.names[:1]]}
+    path.write_text(json.dumps({**static, "ids": {t.name: t.id for t in tasks}}))
+    assert GroupedTaskSampler(tasks, seed=0, groups=path).weights[0] == pytest.approx(0.5 + 0.125)
+    with pytest.raises(DataError, match="'task_0000' of these groups is another degradation"):
+        GroupedTaskSampler(draw_point_tasks(toy_space(), 4, seed=8), seed=0, groups=path)
+
+
+def test_a_file_of_tasks_from_another_space_is_refused(tasks, tmp_path):
+    path = tmp_path / "tasks.json"
+    tasks.save(path)
+    assert from_file(space=toy_space(), path=path).digest == tasks.digest
+    assert from_file(space=None, path=path).names == tasks.names
+    with pytest.raises(DataError, match=r"tasks.json: these tasks were drawn from another space \(high: 1.0 there"):
+        from_file(space=toy_space(high=2.0), path=path)
+    TaskSet(list(tasks)).save(path)  # where the file does not tell, only the pipeline counts
+    assert len(from_file(space=toy_space(high=2.0), path=path)) == 4

@@ -14,13 +14,14 @@ from tests.methods.grouping_toys import toy_space, toy_tasks
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
-from tgsr.methods.task_grouping.artefacts import load_groups, load_indicators, load_sweep, load_tasks
+from tgsr.methods.task_grouping.artefacts import load_groups, load_indicators, load_sweep
 from tgsr.methods.task_grouping.benchmarks import CompareOnBenchmarks
 from tgsr.methods.task_grouping.comparison import Comparison
 from tgsr.methods.task_grouping.gains import spread_over
 from tgsr.methods.task_grouping.patches import rows_of, schedule
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
 from tgsr.methods.task_grouping.task_sets import neighbourhood, neighbourhoods, task_group
+from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
 from tgsr.utils.errors import ConfigError, DataError
 

@@ -157,7 +157,8 @@ def test_static_groups_comparison_and_variance(root):
     groups = json.loads((root / "experiments" / "groups" / "groups.json").read_text())
     gains = groups["gains"]
     assert groups["groups"] == [["low", "high"], [max(gains, key=gains.get)]]
-    static = {**TASKS, "sampler": {"type": "GroupedTaskSampler", "groups": groups["groups"]}}
+    where = str(root / "experiments" / "groups" / "groups.json")
+    static = {**TASKS, "sampler": {"type": "GroupedTaskSampler", "groups": where}}
     run(rebalance(root, "static", total_iter=2, tasks=static))
     pretrained = {"pretrain_network_g": str(root / "experiments" / "static" / "models" / "net_g_2.pth")}
     where = toy_options(root)["path"]
@@ -208,7 +209,8 @@ def test_groups_as_tasks(root):
     space = SecondOrderSpace()
     made = TASK_SETS.get("Points")(space=space, num_tasks=4, seed=1)
     made.save(root / "points.json")
-    (root / "groups.json").write_text(json.dumps({"groups": [["whole_space"], made.names[:3]]}))
+    groups = {"schema": "tgsr.groups", "version": 1, "tasks": made.digest, "groups": [["whole_space"], made.names[:3]]}
+    (root / "groups.json").write_text(json.dumps(groups))
     points = str(root / "points.json")
     tasks = {
         "set": {
@@ -228,6 +230,9 @@ def test_groups_as_tasks(root):
     assert (member.sum(0) >= 1).all()
     assert (member[:3].sum(1) > 8).all()
     assert not member[3].any()
+    (root / "groups.json").write_text(json.dumps({**groups, "tasks": "0" * 12}))
+    with pytest.raises(DataError, match="belong to other tasks"):
+        run(make_options(root, stem="other", tasks=tasks, run=stage, train=train(2)))
 
 
 def test_adversarial_model(root):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tgsr.tasks.artefacts import read_groups
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import read_json
 from tgsr.utils.registry import Registry
 from tgsr.utils.rng import generator
 
@@ -117,7 +117,8 @@ class GroupedTaskSampler(TaskSampler):
 
     Args:
         tasks, seed: see `TaskSampler`; every task must be in at least one group.
-        groups: lists of task names, or the path of a `groups.json` whose `groups` are such lists.
+        groups: lists of task names, or the path of a `groups.json` whose `groups` are such lists; one that was made of
+            other tasks is refused.
         shares: probability of each group, sum 1. None: all groups alike, the paper's rule.
         group0_share: instead of `shares`: probability of the first group; the others share the rest alike.
     """
@@ -132,9 +133,7 @@ class GroupedTaskSampler(TaskSampler):
         group0_share: float | None = None,
     ) -> None:
         super().__init__(tasks, seed=seed)
-        names: Sequence[Sequence[str]] = (
-            read_json(groups)["groups"] if isinstance(groups, (str, Path)) else groups
-        )
+        names: Sequence[Sequence[str]] = read_groups(groups, tasks) if isinstance(groups, (str, Path)) else groups
         empty = [i for i, g in enumerate(names) if not g]
         if empty or not names:
             raise DataError(f"group {empty[0] if empty else 0} is empty", remedy="drop it or lower its threshold")

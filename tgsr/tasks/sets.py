@@ -8,13 +8,12 @@ from typing import Any
 from tgsr.config.schema import SpaceSpec, TaskSetSpec
 from tgsr.config.spec import Spec
 from tgsr.degradations.base import Space
-from tgsr.tasks.task import Task, TaskSet, draw_point_tasks
+from tgsr.tasks.artefacts import check_space
+from tgsr.tasks.task import WHOLE_SPACE, Task, TaskSet, draw_point_tasks
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.registry import Registry
 
 TASK_SETS = Registry("task set", package="tgsr.tasks")
-
-WHOLE_SPACE = "whole_space"
 
 
 def _needed(space: Space | None, kind: str) -> Space:
@@ -52,14 +51,15 @@ def points(*, space: Space | None, num_tasks: int = 4000, seed: int = 0) -> Task
 
 @TASK_SETS.register("File")
 def from_file(*, space: Space | None, path: Path, names: list[str] | None = None) -> TaskSet:
-    """Tasks of a `tasks.json`, checked against the run's pipeline.
+    """Tasks of a `tasks.json`, checked against the run's pipeline and, where the file tells it, the run's space.
 
     Args:
-        space: the run's space; None skips the check.
+        space: the run's space; None skips the checks.
         path: the file.
         names: keep these tasks only, in this order.
     """
     tasks = TaskSet.load(path)
+    tasks.source["digest"] = tasks.digest
     if names is not None:
         tasks = tasks.subset(names)
     if space is not None:
@@ -72,6 +72,7 @@ def from_file(*, space: Space | None, path: Path, names: list[str] | None = None
                     place=str(path),
                     remedy="use the tasks with the space and scale they were made for",
                 )
+        check_space(tasks, space, path)
     return tasks
 
 
@@ -119,7 +120,8 @@ def union(*, space: Space | None, sets: list[TaskSetSpec]) -> TaskSet:
         sets: task sets; all names must differ.
     """
     parts = [_build(spec, space=space) for spec in sets]
-    return TaskSet([t for part in parts for t in part], source={"kind": "union", "parts": [p.source for p in parts]})
+    sources = [p.source if "parts" in p.source else {"digest": p.digest, **p.source} for p in parts]
+    return TaskSet([t for part in parts for t in part], source={"kind": "union", "parts": sources})
 
 
 def _build(spec: Any, **runtime: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,12 @@ import numpy as np
 from tgsr.degradations.base import SPACES, Pipeline, PointSpace, Space, space_from_json
 from tgsr.degradations.params import DegradationParams
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import read_json, write_json
+from tgsr.utils.files import read_json, to_json, write_json
 from tgsr.utils.rng import generator
 
 SCHEMA_VERSION = 1
+WHOLE_SPACE = "whole_space"
+"""Name of the task that is the whole space."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class TaskSet(Sequence[Task]):
 
     Args:
         tasks: at least one; names must differ.
-        source: how the set was made (seed, parent space, option hash), kept in the file.
+        source: how the set was made (seed, parent space, option hash), kept in the file. For the tasks of a file and
+            what is made of them, `digest` is that of the whole file.
     """
 
     def __init__(self, tasks: Sequence[Task], *, source: dict[str, Any] | None = None) -> None:
@@ -90,6 +93,20 @@ class TaskSet(Sequence[Task]):
     def subset(self, names: Sequence[str]) -> TaskSet:
         """The named tasks, in the given order."""
         return TaskSet([self[self.index(n)] for n in names], source=self.source)
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits that depend on the names and parameters of all tasks."""
+        return _digest(self)
+
+    def origins(self) -> set[str]:
+        """Digests of the task sets that these tasks come from: of their files and of sets that were united.
+
+        A set whose source tells nothing comes from itself, with and without the whole space.
+        """
+        known = _digests(self.source)
+        own = [t for t in self if t.name != WHOLE_SPACE]
+        return known or {self.digest, _digest(own)}
 
     @property
     def scale(self) -> int:
@@ -131,6 +148,17 @@ class TaskSet(Sequence[Task]):
     @staticmethod
     def load(path: Path | str) -> TaskSet:
         return TaskSet.from_json(read_json(path), place=str(path))
+
+
+def _digest(tasks: Iterable[Task]) -> str:
+    text = to_json([[t.name, t.id] for t in tasks])
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _digests(source: Mapping[str, Any]) -> set[str]:
+    if "digest" in source:
+        return {source["digest"]}
+    return {d for part in source.get("parts", ()) for d in _digests(part)}
 
 
 @SPACES.register("RealPairs")

@@ -11,10 +11,10 @@ import numpy as np
 from tgsr.config.schema import TaskSetSpec
 from tgsr.degradations.base import SPACES, Pipeline, Space, space_from_json
 from tgsr.degradations.params import DegradationParams
+from tgsr.tasks.artefacts import read_groups
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import read_json
 
 
 @SPACES.register("Mixture")
@@ -68,8 +68,7 @@ def groups_as_tasks(*, space: Space | None, parent: TaskSetSpec, groups: Path) -
         groups: `groups.json`.
     """
     tasks = parent.build(space=space)
-    content = read_json(groups)
-    named: Mapping[str, Sequence[str]] = {f"group{i}": g for i, g in enumerate(content.get("groups", []))}
+    named: Mapping[str, Sequence[str]] = {f"group{i}": g for i, g in enumerate(read_groups(groups, tasks))}
     if not named:
         raise DataError("there are no groups in it", place=str(groups))
     made = []

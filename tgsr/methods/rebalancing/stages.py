@@ -153,6 +153,7 @@ class StaticGroups(Runner):
                     "version": 1,
                     "seed": self.options.manual_seed,
                     "options": options_hash(self.options),
+                    "ids": dict(references.ids),
                     "gains": gains,
                     "groups": [list(references.ids), chosen],
                 },

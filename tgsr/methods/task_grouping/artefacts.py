@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,68 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tgsr.degradations.base import Space
 from tgsr.methods.task_grouping.grouping import Grouping, Round
-from tgsr.tasks.sets import WHOLE_SPACE
-from tgsr.tasks.task import TaskSet
+from tgsr.tasks.artefacts import GROUPS, VERSION, check_schema, difference, json_digest
+from tgsr.tasks.task import WHOLE_SPACE, TaskSet
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
-
-VERSION = 1
-
-
-def json_digest(data: Any) -> str:
-    """12 hex digits of a JSON-like value."""
-    canonical = to_json(_sorted(data))
-    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
-
-
-def _sorted(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(k): _sorted(data[k]) for k in sorted(data, key=str)}
-    if isinstance(data, (list, tuple)):
-        return [_sorted(v) for v in data]
-    return data
-
-
-def task_set_digest(tasks: TaskSet) -> str:
-    """12 hex digits that depend on the names and parameters of all tasks."""
-    return json_digest([[t.name, t.id] for t in tasks])
-
-
-def load_tasks(path: Path | str, *, space: Space | None = None) -> TaskSet:
-    """Tasks of a `tasks.json`.
-
-    Args:
-        space: the space of this run; DataError when the tasks were drawn from another one.
-    """
-    tasks = TaskSet.load(path)
-    made_from = tasks.source.get("space")
-    if space is not None and made_from is not None and _plain(made_from) != _plain(space.to_json()):
-        raise DataError(
-            f"these tasks were drawn from another space ({difference(made_from, space.to_json())})",
-            place=str(path),
-            remedy="make the tasks again, or use the degradation section they were made with",
-        )
-    return tasks
-
-
-def _plain(data: Any) -> str:
-    return to_json(_sorted(data))
-
-
-def difference(old: Any, new: Any, path: str = "") -> str:
-    """The first place where two JSON values differ, for a message."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}):
-            if _plain(old.get(key)) != _plain(new.get(key)):
-                return difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    return f"{path or 'all'}: {_short(old)} there, {_short(new)} here"
-
-
-def _short(value: Any) -> str:
-    text = to_json(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True)
@@ -112,17 +54,6 @@ class SweepHeader:
                     place=str(place),
                     remedy="give this sweep another name, or move the old one aside",
                 )
-
-
-def check_schema(data: Any, schema: str, place: Path | str) -> None:
-    """DataError unless `data` is an artefact of this schema and version."""
-    found = (data.get("schema"), data.get("version")) if isinstance(data, Mapping) else (None, None)
-    if found != (schema, VERSION):
-        raise DataError(
-            f"not a {schema} file of version {VERSION} (schema {found[0]!r}, version {found[1]!r})",
-            place=str(place),
-            remedy="make it again with this version of tgsr",
-        )
 
 
 Record = dict[str, Any]
@@ -241,7 +172,7 @@ def load_sweep(path: Path | str, schema: str, *, tasks: TaskSet | None = None) -
         raise DataError("no such file", place=str(path), remedy="run (or finish) the sweep that makes it first")
     lines = list(read_jsonl(path))
     check_schema(lines[0] if lines else None, schema, path)
-    if tasks is not None and lines[0]["tasks"] != task_set_digest(tasks):
+    if tasks is not None and lines[0]["tasks"] != tasks.digest:
         raise DataError("was measured on another tasks.json", place=str(path), remedy="run the sweep again")
     return SweepResult(lines[0], lines[1:])
 
@@ -275,12 +206,12 @@ def write_groups(
     write_json(
         path,
         {
-            "schema": "tgsr.groups",
+            "schema": GROUPS,
             "version": VERSION,
             "kind": kind,
             "seed": seed,
             "options": options,
-            "tasks": task_set_digest(tasks),
+            "tasks": tasks.digest,
             "groups": [[WHOLE_SPACE], *groups],
             "rounds": [asdict(r) for r in grouping.rounds] if is_pis else [],
             "rest": list(grouping.rest) if is_pis else [],
@@ -315,8 +246,8 @@ class Groups:
 def load_groups(path: Path | str, *, tasks: TaskSet | None = None) -> Groups:
     """Read `groups.json`; DataError for another version or, with `tasks`, another task set."""
     data = read_json(path)
-    check_schema(data, "tgsr.groups", path)
-    if tasks is not None and data["tasks"] != task_set_digest(tasks):
+    check_schema(data, GROUPS, path)
+    if tasks is not None and data["tasks"] != tasks.digest:
         raise DataError("these groups belong to another tasks.json", place=str(path), remedy="group the tasks again")
     return Groups(
         groups=data["groups"],

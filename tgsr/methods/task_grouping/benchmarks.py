@@ -18,11 +18,12 @@ from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.validation import evaluate
 from tgsr.methods.task_grouping import paper_values
-from tgsr.methods.task_grouping.artefacts import load_groups, load_tasks
+from tgsr.methods.task_grouping.artefacts import load_groups
 from tgsr.methods.task_grouping.evaluation import checkpoint_restorer, pick_metrics
 from tgsr.metrics.base import Metric
 from tgsr.report.artefacts import Metrics, results_table
 from tgsr.report.builder import Report
+from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
 from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import read_json, write_json

@@ -18,16 +18,13 @@ from tgsr.methods.task_grouping.artefacts import (
     Groups,
     SweepHeader,
     TaskLog,
-    check_schema,
     load_groups,
-    load_tasks,
-    task_set_digest,
 )
 from tgsr.methods.task_grouping.evaluation import TaskEvaluation
 from tgsr.methods.task_grouping.folders import open_folder
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
-from tgsr.tasks.sets import WHOLE_SPACE
-from tgsr.tasks.task import Task, TaskSet
+from tgsr.tasks.artefacts import check_schema, load_tasks
+from tgsr.tasks.task import WHOLE_SPACE, Task, TaskSet
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.files import read_json, write_json
 
@@ -93,13 +90,13 @@ class CompareOnTasks(Runner):
         if values is None or group0 is None:
             return
         if self.context.is_main:
-            self._write(values, group0[WHOLE_SPACE], named, task_set_digest(tasks))
+            self._write(values, group0[WHOLE_SPACE], named, tasks.digest)
         self.context.barrier()
 
     def _measure(self, stem: str, tasks: TaskSet, val: str) -> dict[str, dict[str, dict[str, float]]] | None:
         """Task -> checkpoint -> metric -> value."""
         work = TaskEvaluation(self.options, tasks, val, self.checkpoints)
-        header = SweepHeader(f"tgsr.{stem}", seed=0, tasks=task_set_digest(tasks), protocol=work.protocol())
+        header = SweepHeader(f"tgsr.{stem}", seed=0, tasks=tasks.digest, protocol=work.protocol())
         log = TaskLog(self.folder, header)
         label = f"{self.options.name} {stem}"
         if not run_over_tasks(work, tasks.names, log, self.context, processes=self.processes, label=label):

@@ -21,14 +21,13 @@ from tgsr.methods.task_grouping.artefacts import (
     SweepHeader,
     TaskLog,
     load_indicators,
-    load_tasks,
-    task_set_digest,
 )
 from tgsr.methods.task_grouping.evaluation import measure, pick_metrics, pick_val_set, task_images
 from tgsr.methods.task_grouping.fine_tuning import FineTuner
 from tgsr.methods.task_grouping.folders import open_folder, result_hash
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
 from tgsr.methods.task_grouping.task_sets import neighbourhood
+from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.samplers import TaskSampler
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError
@@ -184,4 +183,4 @@ class SingleTaskGains(Runner):
             "pretrained": str(self.options.path.pretrain_network_g),
             "option_file": result_hash(self.options),
         }
-        return SweepHeader("tgsr.gains", seed=self.options.manual_seed, tasks=task_set_digest(tasks), protocol=protocol)
+        return SweepHeader("tgsr.gains", seed=self.options.manual_seed, tasks=tasks.digest, protocol=protocol)

@@ -17,12 +17,12 @@ from tgsr.methods.task_grouping.artefacts import (
     load_groups,
     load_indicators,
     load_sweep,
-    load_tasks,
 )
 from tgsr.methods.task_grouping.comparison import Comparison
 from tgsr.methods.task_grouping.evaluation import checkpoint_restorer, pick_val_set, task_images
 from tgsr.report.builder import Report
 from tgsr.report.strips import Panel, choose_crop, make_strip
+from tgsr.tasks.artefacts import load_tasks
 from tgsr.utils.errors import ConfigError
 
 

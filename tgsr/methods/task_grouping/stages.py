@@ -19,8 +19,6 @@ from tgsr.methods.task_grouping.artefacts import (
     TaskLog,
     load_groups,
     load_indicators,
-    load_tasks,
-    task_set_digest,
     write_groups,
 )
 from tgsr.methods.task_grouping.evaluation import TaskEvaluation
@@ -34,6 +32,7 @@ from tgsr.methods.task_grouping.grouping import (
 )
 from tgsr.methods.task_grouping.selection import Direction, select_unsatisfactory
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
+from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.task import TaskSet, draw_point_tasks
 from tgsr.utils.errors import ConfigError
 
@@ -208,7 +207,7 @@ class GroupTasks(Runner):
         subset = tasks.subset(names)
         work = TaskEvaluation(self.options, subset, self.val, {"net": checkpoint})
         header = SweepHeader(
-            "tgsr.task_metrics", seed=0, tasks=task_set_digest(subset), protocol=work.protocol()
+            "tgsr.task_metrics", seed=0, tasks=subset.digest, protocol=work.protocol()
         )
         log = TaskLog(self.folder / stem, header)
         label = f"{self.options.name} {stem}"

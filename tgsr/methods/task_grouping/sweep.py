@@ -17,7 +17,7 @@ from tgsr.config.spec import NonNegativeInt, PositiveInt, Range
 from tgsr.data.batch import Batch
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.methods.task_grouping.artefacts import Record, SweepHeader, TaskLog, load_tasks, task_set_digest
+from tgsr.methods.task_grouping.artefacts import Record, SweepHeader, TaskLog
 from tgsr.methods.task_grouping.fine_tuning import FineTuner
 from tgsr.methods.task_grouping.folders import open_folder, result_hash
 from tgsr.methods.task_grouping.indicator import (
@@ -31,6 +31,7 @@ from tgsr.methods.task_grouping.indicator import (
 )
 from tgsr.methods.task_grouping.patches import TaskPatches, rows_of, schedule
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
+from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError
 
@@ -249,7 +250,7 @@ class IndicatorSweep(Runner):
         return SweepHeader(
             "tgsr.indicators",
             seed=self.options.manual_seed,
-            tasks=task_set_digest(tasks),
+            tasks=tasks.digest,
             protocol={
                 **asdict(self.settings),
                 "agreement": self.agreement,

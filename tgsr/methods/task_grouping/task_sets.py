@@ -10,7 +10,8 @@ import numpy as np
 
 from tgsr.degradations.base import SPACES, Pipeline, PointSpace, Space, noise_seed, space_from_json
 from tgsr.degradations.params import DegradationParams
-from tgsr.methods.task_grouping.artefacts import load_groups, load_tasks
+from tgsr.methods.task_grouping.artefacts import load_groups
+from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
@@ -51,7 +52,8 @@ def neighbourhoods(*, space: Space | None, path: Path, radius: float = 0.05, nam
     tasks = load_tasks(path, space=space)
     chosen = tasks if names is None else tasks.subset(names)
     wide = [Task(t.name, neighbourhood(t, space, radius=radius)) for t in chosen]
-    return TaskSet(wide, source={"kind": "neighbourhoods", "radius": radius, "space": space.to_json()})
+    source = {"kind": "neighbourhoods", "radius": radius, "space": space.to_json(), "digest": tasks.digest}
+    return TaskSet(wide, source=source)
 
 
 def neighbourhood(task: Task, space: Space, *, radius: float) -> Neighbourhood:
