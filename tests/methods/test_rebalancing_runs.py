@@ -44,8 +44,8 @@ def rebalance(root, stem, *, total_iter=8, **sections):
     return make_options(root, stem=stem, run={"type": "Rebalance"}, train=train(total_iter), logger=LOGGER, **sections)
 
 
-def weights_of(root, name):
-    return torch.load(root / "experiments" / name / "models" / "net_g_latest.pth", weights_only=True)["params"]
+def weights_of(root, name, label="latest"):
+    return torch.load(root / "experiments" / name / "models" / f"net_g_{label}.pth", weights_only=True)["params"]
 
 
 def test_references(root):
@@ -92,20 +92,44 @@ def test_resume_in_mid_interval_is_bitwise(root):
     assert whole[-1] == cut[-1]
 
 
+@pytest.fixture(scope="module")
+def plain(root):
+    """The same training without a weighting."""
+    run(rebalance(root, "plain", tasks=TASKS))
+    return {label: weights_of(root, "plain", label) for label in (3, 8)}
+
+
 @pytest.mark.parametrize(
     "weighting",
     [{"type": "DifficultyLossWeighting"}, {"type": "DWA"}, {"type": "RLW"}, {"type": "GLS"}],
     ids=lambda w: w["type"],
 )
-def test_weightings_train(root, weighting):
+def test_weightings_train(root, plain, weighting):
+    """Each changes the network; the difficulty weights only once their first interval is over."""
     weighting = dict(weighting)
     if weighting["type"] in ("DifficultyLossWeighting", "DWA"):
         weighting["interval"] = 4
     if weighting["type"] == "DifficultyLossWeighting":
         weighting["references"] = sampler(root)["references"]
+        weighting["temperature"] = 0.05
     name = f"w_{weighting['type']}"
     run(rebalance(root, name, tasks={**TASKS, "weighting": weighting}))
-    assert (root / "experiments" / name / "models" / "net_g_8.pth").exists()
+    ours = {k: weights_of(root, name, k) for k in plain}
+    distance = {k: max((v - plain[k][n]).abs().max().item() for n, v in ours[k].items()) for k in plain}
+    assert distance[8] > 1e-5
+    assert (distance[3] == 0) == (weighting["type"] == "DifficultyLossWeighting")
+    state = torch.load(root / "experiments" / name / "training_states" / "8.state", weights_only=True)["loss_weighting"]
+    if weighting["type"] in ("DifficultyLossWeighting", "DWA"):
+        assert sum(state["weights"]) == pytest.approx(1)
+        assert abs(state["weights"][0] - 0.5) > 1e-4
+    else:
+        assert state == {}
+
+
+def test_metric_of_which_less_is_better_is_refused(root):
+    val = {"metrics": {"niqe": {"type": "NIQE"}}, "val_tasks": "toy"}
+    with pytest.raises(ConfigError, match="less of 'niqe' is better"):
+        run(rebalance(root, "niqe", val=val, tasks={**TASKS, "sampler": sampler(root, metric="niqe")}))
 
 
 def test_hybrid_needs_both_halves(root):
@@ -149,6 +173,39 @@ def test_references_with_other_options_are_not_mixed(root):
     again = make_options(root, stem="mixed", run={"type": "SingleTaskReferences", "interval": 2}, train=train(4))
     with pytest.raises(DataError, match="trained with other options"):
         run(again)
+
+
+def test_references_trained_in_parts_are_joined(root):
+    """Some tasks in one start and all in the next, with other files kept: nothing is trained twice, none refused."""
+
+    def start(**more):
+        stage = {"type": "SingleTaskReferences", "interval": 2, **more}
+        run(make_options(root, stem="parts", run=stage, train=train(2)))
+
+    start(tasks=["low"], keep_last=1)
+    folder = root / "experiments" / "parts"
+    assert References.load(folder / "references.json").curves.keys() == {"low"}
+    made = (folder / "low" / "models" / "net_g_latest.pth").stat().st_mtime_ns
+    start()
+    assert (folder / "low" / "models" / "net_g_latest.pth").stat().st_mtime_ns == made
+    joined = References.load(folder / "references.json")
+    assert {name: sorted(curve) for name, curve in joined.curves.items()} == {"low": [0, 2], "high": [0, 2]}
+
+
+def test_comparison_mends_a_cut_line(root):
+    weights = str(root / "experiments" / "refs" / "low" / "models" / "net_g_latest.pth")
+    stage = {"type": "CompareRebalancing", "runs": {"uniform#0": weights}, "test": "toy", "baseline": "uniform"}
+    run(make_options(root, stem="mended", run=stage))
+    memo = root / "experiments" / "mended" / "measured.jsonl"
+    whole = [json.loads(line) for line in memo.read_text().splitlines()]
+    assert len(whole) == 2
+    memo.write_text(memo.read_text()[:-20])  # the second measurement, cut by a kill
+    stage["runs"] = {"uniform#0": weights, "other#0": weights.replace("/low/", "/high/")}
+    for _ in range(2):  # two measurements are appended, then read again
+        run(make_options(root, stem="mended", run=stage))
+        found = [json.loads(line) for line in memo.read_text().splitlines()]
+        assert len(found) == 3
+        assert all(line in found for line in whole)
 
 
 def test_static_groups_comparison_and_variance(root):

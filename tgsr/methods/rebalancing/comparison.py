@@ -25,7 +25,7 @@ from tgsr.report.plots import grouped_bars, weights_over_time
 from tgsr.report.tables import Column, Number, Row, Table, aggregate
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_json
+from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
 
 logger = logging.getLogger("tgsr")
 Values = Mapping[str, Mapping[str, float]]
@@ -40,21 +40,32 @@ def by_method(labels: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def with_summary(tasks: Mapping[str, float], single: Mapping[str, float]) -> dict[str, float]:
-    """Tasks, their `mean`, `worst` (the lowest value) and `lag` (the largest distance to a task's own network)."""
-    found = {**tasks, "mean": float(np.mean(list(tasks.values()))), "worst": min(tasks.values())}
-    return {**found, "lag": max(single[t] - tasks[t] for t in tasks)} if single else found
+def with_summary(
+    tasks: Mapping[str, float], single: Mapping[str, float], *, higher_is_better: bool = True
+) -> dict[str, float]:
+    """Tasks, their `mean`, the `worst` of them, and `lag`: how far at most one is worse than the task's own network."""
+    worst, sign = (min, 1) if higher_is_better else (max, -1)
+    found = {**tasks, "mean": float(np.mean(list(tasks.values()))), "worst": worst(tasks.values())}
+    return {**found, "lag": max(sign * (single[t] - tasks[t]) for t in tasks)} if single else found
 
 
-def summary_columns(tasks: Sequence[str], single: Mapping[str, float], *, group: str = "") -> list[Column]:
+def summary_columns(
+    tasks: Sequence[str], single: Mapping[str, float], *, group: str = "", higher_is_better: bool = True
+) -> list[Column]:
     """Of the values of `with_summary`."""
-    columns = [Column(n, n, group, higher_is_better=True, digits=3) for n in tasks]
-    columns += [Column(n, n, "", higher_is_better=True, digits=3) for n in ("mean", "worst")]
+    columns = [Column(n, n, group, higher_is_better=higher_is_better, digits=3) for n in tasks]
+    columns += [Column(n, n, "", higher_is_better=higher_is_better, digits=3) for n in ("mean", "worst")]
     return [*columns, Column("lag", "lag", "", higher_is_better=False, digits=3)] if single else columns
 
 
 def method_table(
-    values: Values, tasks: Sequence[str], *, metric: str, caption: str, single: Mapping[str, float] | None = None
+    values: Values,
+    tasks: Sequence[str],
+    *,
+    metric: str,
+    caption: str,
+    single: Mapping[str, float] | None = None,
+    higher_is_better: bool = True,
 ) -> Table:
     """Methods by tasks, mean, worst task and lag: mean ± sample standard deviation over runs.
 
@@ -64,22 +75,30 @@ def method_table(
         metric: its name.
         caption: of the table.
         single: task -> metric of its own network, for the lag; None: no such column.
+        higher_is_better: of the metric.
     """
     single = single or {}
-    columns = summary_columns(tasks, single, group=metric)
+    columns = summary_columns(tasks, single, group=metric, higher_is_better=higher_is_better)
     rows = []
     for method, labels in by_method(list(values)).items():
-        runs = [with_summary({t: values[label][t] for t in tasks}, single) for label in labels]
+        chosen = [{t: values[label][t] for t in tasks} for label in labels]
+        runs = [with_summary(v, single, higher_is_better=higher_is_better) for v in chosen]
         rows.append(Row(method, {c.name: aggregate([r[c.name] for r in runs]) for c in columns}))
     return Table(columns, rows, caption=caption)
 
 
 def difference_table(
-    values: Values, tasks: Sequence[str], *, baseline: str, caption: str, single: Mapping[str, float] | None = None
+    values: Values,
+    tasks: Sequence[str],
+    *,
+    baseline: str,
+    caption: str,
+    single: Mapping[str, float] | None = None,
+    higher_is_better: bool = True,
 ) -> Table:
     """Each run minus the baseline's run of the same seed; mean ± sample standard deviation over seeds."""
     single = single or {}
-    columns = summary_columns(tasks, single)
+    columns = summary_columns(tasks, single, higher_is_better=higher_is_better)
     rows = []
     for method, labels in by_method(list(values)).items():
         if method == baseline:
@@ -90,8 +109,10 @@ def difference_table(
             continue
         found: dict[str, list[float]] = {}
         for a, b in pairs:
-            ours = with_summary({t: values[a][t] for t in tasks}, single)
-            theirs = with_summary({t: values[b][t] for t in tasks}, single)
+            ours, theirs = (
+                with_summary({t: values[label][t] for t in tasks}, single, higher_is_better=higher_is_better)
+                for label in (a, b)
+            )
             for name in ours:
                 found.setdefault(name, []).append(ours[name] - theirs[name])
         rows.append(Row(method, {n: aggregate(v) for n, v in found.items()}, is_signed=True))
@@ -144,6 +165,8 @@ class CompareRebalancing(Runner):
                 raise DataError(f"run '{label}' has no weights", place=str(path), remedy="train it first")
         tasks = build.build_tasks(self.options)
         dataset = self.options.datasets.val[self.test].build(scale=self.options.scale, tasks=tasks)
+        if self.context.is_main:
+            self._repair()
         values: dict[str, dict[str, float]] = {"bicubic": self._measure(None, tasks, dataset)}
         for label, path in self.runs.items():
             values[label] = self._measure(path, tasks, dataset)
@@ -151,13 +174,15 @@ class CompareRebalancing(Runner):
         if not self.context.is_main:
             self.context.barrier()
             return
+        metric = build.build_metrics(self.options)[self.metric]
         content = {
             "schema": "tgsr.rebalancing_comparison",
             "version": 1,
             "seed": self.options.manual_seed,
             "options": options_hash(self.options),
             "metric": self.metric,
-            "protocol": build.build_metrics(self.options)[self.metric].protocol,
+            "higher_is_better": metric.higher_is_better,
+            "protocol": metric.protocol,
             "num_images": len(dataset),
             "baseline": self.baseline,
             "tasks": tasks.names,
@@ -175,6 +200,13 @@ class CompareRebalancing(Runner):
         page = report.write(Path(self.options.path.results_root) / self.options.name / "report")
         logger.info("report: %s", page)
         self.context.barrier()
+
+    def _repair(self) -> None:
+        """Remove a line of `measured.jsonl` that a kill cut, so that the next one does not grow onto it."""
+        memo = self.folder / "measured.jsonl"
+        if memo.exists():
+            lines = "".join(to_json(record) + "\n" for record in read_jsonl(memo))
+            write_atomic(memo, lambda file: file.write(lines.encode()))
 
     def _restorer(self, weights: Path | str) -> Any:
         path = replace(self.options.path, pretrain_network_g=Path(weights))
@@ -222,20 +254,23 @@ def comparison_report(
 ) -> Report:
     """The page of a `comparison.json`."""
     tasks, values, single = content["tasks"], content["values"], content["single"]
-    metric, baseline = content["metric"], content["baseline"]
+    metric, baseline, is_high = content["metric"], content["baseline"], content["higher_is_better"]
     caption = f"{content['protocol']}; {content['num_images']} images, each degraded by every task."
     report = Report(title, subtitle="Mean ± sample standard deviation over seeds")
     report.section("Every task")
     if single:
         caption += " lag: largest distance of a task to its own network."
-    table = method_table(values, tasks, metric=metric, caption=caption, single=single)
+    table = method_table(values, tasks, metric=metric, caption=caption, single=single, higher_is_better=is_high)
     if single:
-        cells = {n: Number(v) for n, v in with_summary(single, single).items()}
+        cells = {n: Number(v) for n, v in with_summary(single, single, higher_is_better=is_high).items()}
         rows = [*table.rows, Row("single-task networks", cells, is_ranked=False)]
         table = Table(table.columns, rows, caption=caption)
     report.add_table("methods", table)
-    caption = f"{metric} minus {baseline} with the same seed, dB."
-    table = difference_table(values, tasks, baseline=baseline, caption=caption, single=single)
+    unit = ", dB" if metric == "psnr" else ""
+    caption = f"{metric} minus {baseline} with the same seed{unit}."
+    table = difference_table(
+        values, tasks, baseline=baseline, caption=caption, single=single, higher_is_better=is_high
+    )
     report.add_table("differences", table)
     if single:
         methods = by_method(list(values))
@@ -246,7 +281,7 @@ def comparison_report(
         }
         report.section("Against single-task networks")
         report.add_plot(
-            "single", grouped_bars(tasks, bars, y_label=f"{metric} minus that of the task's own network, dB"),
+            "single", grouped_bars(tasks, bars, y_label=f"{metric} minus that of the task's own network{unit}"),
             caption="How far the shared networks are from networks that know one task only (Fig. 7 of the paper).",
         )  # fmt: skip
     if weights:

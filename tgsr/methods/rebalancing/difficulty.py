@@ -45,7 +45,14 @@ class DifficultyWeights:
         self.last: dict[str, Any] = {}
 
     def check(self, options: Options) -> None:
-        """Refuse a run that the references do not fit."""
+        """Refuse a run that the references do not fit, and a metric of which less is better."""
+        spec = options.val.metrics.get(self.metric)
+        if spec is not None and not spec.kind.table().get(spec.type).higher_is_better:
+            raise ConfigError(
+                f"less of '{self.metric}' is better: a task that lags would get the lowest weight",
+                place=f"{options.name}: tasks: metric",
+                remedy="weigh tasks by a metric of which more is better, e.g. psnr",
+            )
         self.references.check_run(options, interval=self.interval, metric=self.metric)
 
     def update(self, feedback: Feedback) -> None:

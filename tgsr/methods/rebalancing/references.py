@@ -284,9 +284,16 @@ class SingleTaskReferences(Runner):
             "task": task.name,
             "id": task.id,
             "seed": self.options.manual_seed,
-            "options": options_hash(self.options),
+            "options": options_hash(self._training()),
             "protocol": protocol,
         }
+
+    def _training(self) -> Options:
+        """The options without those that say which networks this start trains and how many files it keeps."""
+        spec = self.options.run
+        assert spec is not None
+        kwargs = {k: v for k, v in spec.kwargs.items() if k not in ("tasks", "keep_last")}
+        return replace(self.options, run=replace(spec, kwargs=kwargs))
 
     def _curve(self, name: str, header: Mapping[str, Any]) -> Curve:
         path = self.folder / name / "curve.jsonl"
