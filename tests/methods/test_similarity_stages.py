@@ -1,7 +1,10 @@
 """The stages of GRIDS from end to end on tiny images: artefacts, resume, memo, routed inference."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import os
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,19 +18,20 @@ from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner, run_stage
 from tgsr.methods.degradation_similarity import comparison, trainings
-from tgsr.methods.degradation_similarity.oracle import Trained
+from tgsr.methods.degradation_similarity.oracle import OracleMemo, Trained, TrainingOracle
 from tgsr.methods.degradation_similarity.router import Router, routed_restorers
 from tgsr.methods.degradation_similarity.similarity import Similarity
 from tgsr.methods.degradation_similarity.stages import load_groups
 from tgsr.methods.degradation_similarity.trainings import (
     GroupTrainer,
     Stopped,
+    protocol_hash,
     run_name,
     scaled_budget,
     training_protocol,
 )
-from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import read_json, read_jsonl
+from tgsr.utils.errors import ConfigError, DataError, UserError
+from tgsr.utils.files import append_jsonl, read_json, read_jsonl, write_json
 from tgsr.utils.image_io import save_image
 
 NAMES = ["defocus", "ringing", "gaussian_noise"]
@@ -153,29 +157,90 @@ def test_failed_training_is_recorded(root, tmp_path, monkeypatch):
     assert "out of memory" in entry["error"]
 
 
-def test_ranks_share_the_trainings(root, tmp_path, monkeypatch):
-    calls = []
+def _rank(rank, options, folder):
+    """One of two ranks: retries a failed training, trains the rest, and is then asked to stop."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 
-    def train(options, context, folder, names, *, val, metric):
-        calls.append(names)
+    def train(options, context, root, names, *, val, metric):
         assert context.world_size == 1
-        return Trained(names, dict.fromkeys(names, 30.0))
+        append_jsonl(folder / f"calls.{rank}.jsonl", names)
+        time.sleep(0.2 * rank if len(names) == 1 else 0.4)
+        return None if context.stop_requested else Trained(names, dict.fromkeys(names, 30.0 - len(names)))
 
-    monkeypatch.setattr(trainings, "train_group", train)
-    monkeypatch.setattr(trainings, "SECONDS_BETWEEN_LOOKS", 0.01)
-    groups = [("defocus",), ("ringing",), ("gaussian_noise",), ("defocus", "ringing")]
-    ranks = [replace(context(), rank=k, world_size=2) for k in range(2)]
-    trainers = [GroupTrainer(search_options(root), c, tmp_path, val="images", processes=1) for c in ranks]
-    assert trainers[0].num_parallel == 2
-    with ThreadPoolExecutor(2) as pool:
-        for future in [pool.submit(t, groups) for t in trainers]:
-            future.result(timeout=20)
-    assert sorted(calls) == sorted(groups)
-    for trainer in trainers:
-        assert all(trainer.memo.get(g).psnr for g in groups)
-    ranks[0].stop_requested = True
+    trainings.train_group, trainings.SECONDS_BETWEEN_LOOKS = train, 0.01
+    time.sleep(0.3 * rank)  # rank 1 may find what rank 0 has begun
+    ctx = replace(context(), rank=rank, world_size=2)
+    trainer = GroupTrainer(options, ctx, folder, val="images", processes=1)
+    oracle = TrainingOracle(NAMES, trainer.memo, trainer, num_parallel=trainer.num_parallel, retry_failed=True)
+    oracle.prepare([(0, 1)])
+    found = {"singles": oracle.train_singles(), "drop": oracle((0, 1)), "parallel": oracle.num_parallel}
+    write_json(folder / f"found.{rank}.json", found)
+    ctx.stop_requested = True
     with pytest.raises(Stopped):
-        trainers[0]([("gaussian_noise", "ringing"), ("defocus", "gaussian_noise")])
+        trainer([("gaussian_noise", "ringing"), ("defocus", "gaussian_noise")])
+
+
+def test_two_ranks_share_and_retry_trainings(root, tmp_path):
+    """Rank 1 failed last time: it is trained once more, by rank 0, and both ranks wait for the new result."""
+    options = search_options(root)
+    protocol = training_protocol(options, "images")
+    before = OracleMemo(tmp_path / "oracle.json", config=protocol_hash(protocol), writer=1)
+    before.add(Trained(("defocus", "ringing"), status="failed", error="killed"))
+    ranks = [multiprocessing.get_context("fork").Process(target=_rank, args=(k, options, tmp_path)) for k in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=60)
+    assert [p.exitcode for p in ranks] == [0, 0]
+    found = [read_json(tmp_path / f"found.{k}.json") for k in (0, 1)]
+    assert found[0] == found[1] == {"singles": dict.fromkeys(NAMES, 29.0), "drop": 1.0, "parallel": 2}
+    calls = [tuple(names) for k in (0, 1) for names in read_jsonl(tmp_path / f"calls.{k}.jsonl")]
+    assert calls.count(("defocus", "ringing")) == 1
+    assert sorted(c for c in calls if len(c) == 1) == sorted((n,) for n in NAMES)
+    again = OracleMemo(tmp_path / "oracle.json", config=protocol_hash(protocol))
+    assert again.get(("defocus", "ringing")).status == "ok"  # though oracle.1.json is read later
+    assert again.get(("defocus", "ringing")).attempt == 2
+
+
+def test_weights_of_another_configuration_are_not_resumed(root, tmp_path):
+    """The memo is lost or was never written, the checkpoints are still there."""
+    options = search_options(root)
+    search = {"type": "SearchGrouping", "similarity": "x", "val": "images"}
+    wider = options_of(root, "search", search, network_g={"type": "SRResNetSameSize", "num_feat": 6, "num_block": 1})
+    for changed in (options, wider):
+        with GroupTrainer(changed, context(), tmp_path, val="images", processes=1) as trainer:
+            trainer([("defocus",)])
+            assert trainer.memo.get(("defocus",)).status == "ok"
+        (tmp_path / "oracle.json").unlink()
+    assert len(list(tmp_path.glob("models/*/defocus/models/net_g_latest.pth"))) == 2
+
+
+USER_FILE = """
+from tgsr.metrics.base import METRICS
+from tgsr.metrics.psnr_ssim import PSNR
+
+@METRICS.register()
+class UsersOwnPSNR(PSNR):
+    pass
+"""
+
+
+@pytest.mark.slow  # fresh processes import torch
+def test_processes_know_the_users_files_and_say_when_one_is_killed(root, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(USER_FILE)
+    metric = {"type": "UsersOwnPSNR", "color": "rgb", "crop_border": 0}
+    search = {"type": "SearchGrouping", "similarity": "x", "val": "images"}
+    options = options_of(
+        root, "user", search, import_modules=[str(tmp_path / "mine.py")], val={"metrics": {"psnr": metric}}
+    )
+    with GroupTrainer(options, context(), tmp_path, val="images", processes=2) as trainer:
+        trainer([("defocus",), ("ringing",)])
+        assert {t.status for t in trainer.memo.trainings} == {"ok"}
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="fewer processes.*finished trainings are kept"):
+            trainer([("gaussian_noise",), ("defocus", "ringing")])
+    assert len(read_json(tmp_path / "oracle.json")["trainings"]) == 2
 
 
 @pytest.mark.slow  # two fresh processes import torch

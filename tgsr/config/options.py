@@ -39,6 +39,7 @@ __all__ = [
     "place_of",
     "input_paths",
     "to_plain",
+    "user_files",
     "write_options",
 ]
 
@@ -194,6 +195,11 @@ def import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def user_files() -> list[str]:
+    """The user's own files that have been imported: a spawned process must import them, too, before it reads a job."""
+    return [str(m.__file__) for name, m in list(sys.modules.items()) if name.startswith("tgsr_user_")]
 
 
 def to_plain(value: Any) -> Any:

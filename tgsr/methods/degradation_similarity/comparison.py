@@ -124,7 +124,7 @@ class CompareGrouping(Runner):
         folder = self.folder / (f"seed_{seed}" if factor == 1 else f"seed_{seed}_x{factor}")
         with GroupTrainer(options, self.context, folder, val=self.val, processes=self.processes) as trainer:
             self._reuse(trainer)
-            trainer([g for g in groups if trainer.memo.get(g) is None])
+            trainer(groups)
             psnr: dict[str, float] = {}
             for group in groups:
                 psnr.update(self._measure(options, trainer, group, tasks))

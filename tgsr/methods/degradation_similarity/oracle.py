@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tgsr.methods.degradation_similarity.search import Group
 from tgsr.utils.errors import DataError, UserError
@@ -31,6 +31,7 @@ class Trained:
         error: why it failed.
         checkpoint: weights of the model.
         seconds: wall time.
+        attempt: 1, and one more each time a failed training is tried again.
     """
 
     names: tuple[str, ...]
@@ -39,6 +40,12 @@ class Trained:
     error: str = ""
     checkpoint: str = ""
     seconds: float = 0.0
+    attempt: int = 1
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Of two entries for a group the greater counts: one that succeeded, else the newer."""
+        return self.status == "ok", self.attempt
 
 
 class OracleMemo:
@@ -72,7 +79,9 @@ class OracleMemo:
         for path in [self.path, *sorted(self.path.parent.glob(f"{self.path.stem}.*.json"))]:
             if path.exists():
                 found = self._read(path)
-                self._entries.update(found)
+                for key, trained in found.items():
+                    if key not in self._entries or trained.rank >= self._entries[key].rank:
+                        self._entries[key] = trained
                 if path == self._part(self.writer):
                     self._own.update(found)
 
@@ -123,8 +132,14 @@ class OracleMemo:
         return list(self._entries.values())
 
 
-TrainMany = Callable[[list[tuple[str, ...]]], None]
-"""Trains the given groups, several at once where there are several ranks, and adds each to the memo."""
+class TrainMany(Protocol):
+    """Brings trainings into the memo, several at once where there are several ranks."""
+
+    def __call__(self, groups: Sequence[tuple[str, ...]], *, again: Sequence[tuple[str, ...]] = ()) -> None:
+        """Train the groups that the memo lacks, and those of `again` anew. Called by all ranks; rank 0's lists count.
+
+        On return every rank's memo holds what rank 0's holds for these groups.
+        """
 
 
 class TrainingOracle:
@@ -136,7 +151,7 @@ class TrainingOracle:
     Args:
         names: degradations in the order of the search's indices.
         memo: where trainings are kept.
-        train: trains groups that the memo lacks.
+        train: brings trainings into the memo.
         num_parallel: trainings that `train` runs at once; more than 1 makes the search train ahead of its questions.
         retry_failed: train groups again whose training failed before.
     """
@@ -202,7 +217,6 @@ class TrainingOracle:
         return trained
 
     def _ensure(self, groups: Sequence[tuple[str, ...]]) -> None:
-        missing = [g for g in groups if self._is_missing(g)]
-        if missing:
-            self._train(missing)
-            self._retry.difference_update(missing)
+        """Also where nothing is missing, since all ranks must ask as often as rank 0."""
+        self._train(groups, again=[g for g in groups if g in self._retry])
+        self._retry.difference_update(groups)

@@ -9,8 +9,9 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tgsr.config.options import to_plain
+from tgsr.config.options import import_file, to_plain, user_files
 from tgsr.config.schema import Options, TaskOptions
 from tgsr.config.spec import Kind, Spec
 from tgsr.degradations.named import NamedMixSpace
@@ -157,15 +158,17 @@ def train_group(
 def _work(
     options: Options, context: Context, root: Path, names: tuple[str, ...], val: str, metric: str
 ) -> Trained | None:
-    import tgsr.methods  # noqa: F401 - a spawned process knows no registered methods yet
-
-    for module in options.import_modules:
-        if not module.endswith(".py"):
-            importlib.import_module(module)
     return train_group(options, context, root, names, val=val, metric=metric)
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, files: Sequence[str], modules: Sequence[str]) -> None:
+    """A spawned process knows no registered methods yet, nor what the user has added."""
+    import tgsr.methods  # noqa: F401 - registers
+
+    for file in files:
+        import_file(Path(file))
+    for module in modules:
+        importlib.import_module(module)
     torch.set_num_threads(threads)
     set_up_logging(rank=0, level=logging.WARNING)
 
@@ -179,7 +182,7 @@ class GroupTrainer:
     Args:
         options: of all trainings.
         context: this process.
-        folder: `models/` below it holds the runs, `oracle.json` the results.
+        folder: `models/<hash of the configuration>/` below it holds the runs, `oracle.json` the results.
         val: name of the validation set to measure on.
         metric: name of the metric, `psnr`.
         processes: trainings at once in this rank; None: one for each core on a CPU, 1 on a GPU.
@@ -200,12 +203,11 @@ class GroupTrainer:
             if name not in known:
                 raise ConfigError(f"there is no '{name}'", place=f"{options.name}: {section}", remedy="add it")
         self.options, self.context, self.val, self.metric = options, context, val, metric
-        self.root = folder / "models"
         self.processes = processes or _default_processes(context)
         protocol = training_protocol(options, val)
-        self.memo = OracleMemo(
-            folder / "oracle.json", config=protocol_hash(protocol), protocol=protocol, writer=context.rank
-        )
+        config = protocol_hash(protocol)
+        self.root = folder / "models" / config  # a run resumes what lies there, which must not be another's
+        self.memo = OracleMemo(folder / "oracle.json", config=config, protocol=protocol, writer=context.rank)
         self._pool: ProcessPoolExecutor | None = None
 
     @property
@@ -213,44 +215,73 @@ class GroupTrainer:
         """Trainings that run at once over all ranks."""
         return self.processes * self.context.world_size
 
-    def __call__(self, groups: Sequence[tuple[str, ...]]) -> None:
-        """Train every group; returns on all ranks when the memo holds all of them.
+    def __call__(self, groups: Sequence[tuple[str, ...]], *, again: Sequence[tuple[str, ...]] = ()) -> None:
+        """Train the groups that the memo lacks, and those of `again` anew; all ranks return when the memo holds all.
+
+        The ranks' memos may differ for a moment, so rank 0 says what is to be trained and which attempt to wait for.
 
         Raises:
             Stopped: asked to stop.
+            UserError: a process died.
         """
-        mine = list(groups)[self.context.rank :: self.context.world_size]
+        missing, wanted = self.context.from_main(self._plan(groups, again))
+        mine = missing[self.context.rank :: self.context.world_size]
         if self.processes == 1 or len(mine) <= 1:
             for names in mine:
                 lonely = alone(self.context)
-                self._note(train_group(self.options, lonely, self.root, names, val=self.val, metric=self.metric))
+                trained = train_group(self.options, lonely, self.root, names, val=self.val, metric=self.metric)
+                self._note(trained, wanted[names])
         else:
-            self._train_in_processes(mine)
-        while any(self.memo.get(g) is None for g in groups):
+            self._train_in_processes(mine, wanted)
+        while any((found := self.memo.get(g)) is None or found.attempt < n for g, n in wanted.items()):
             self._stop_if_asked()
             time.sleep(SECONDS_BETWEEN_LOOKS)
             self.memo.reload()
 
-    def _train_in_processes(self, groups: Sequence[tuple[str, ...]]) -> None:
+    def _plan(
+        self, groups: Sequence[tuple[str, ...]], again: Sequence[tuple[str, ...]]
+    ) -> tuple[list[tuple[str, ...]], dict[tuple[str, ...], int]]:
+        """The groups to train, and for every group the attempt whose result is waited for."""
+        missing, wanted = [], {}
+        for group in dict.fromkeys(groups):
+            known = self.memo.get(group)
+            is_missing = known is None or group in again
+            missing += [group] * is_missing
+            wanted[group] = (0 if known is None else known.attempt) + is_missing
+        return missing, wanted
+
+    def _train_in_processes(self, groups: Sequence[tuple[str, ...]], attempts: Mapping[tuple[str, ...], int]) -> None:
         threads = max(1, torch.get_num_threads() // self.processes)
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self.processes, mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker, initargs=(threads,),
+                initializer=_start_worker, initargs=(threads, user_files(), self._modules()),
             )  # fmt: skip
-        waiting: set[Future[Trained | None]] = {
-            self._pool.submit(_work, self.options, alone(self.context), self.root, names, self.val, self.metric)
-            for names in groups
-        }
-        while waiting:
-            done, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
-            for future in done:
-                self._note(future.result())
-            self._stop_if_asked()
+        try:
+            job = (_work, self.options, alone(self.context), self.root)
+            waiting: dict[Future[Trained | None], tuple[str, ...]] = {
+                self._pool.submit(*job, names, self.val, self.metric): names for names in groups
+            }
+            while waiting:
+                done, _ = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._note(future.result(), attempts[waiting.pop(future)])
+                self._stop_if_asked()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of {self.processes} training processes was killed, perhaps for want of memory",
+                place=str(self.root),
+                remedy="start again with fewer processes (run.processes); finished trainings are kept, the others "
+                "go on from their last checkpoints",
+            ) from error
 
-    def _note(self, trained: Trained | None) -> None:
+    def _modules(self) -> list[str]:
+        return [m for m in self.options.import_modules if not m.endswith(".py")]
+
+    def _note(self, trained: Trained | None, attempt: int) -> None:
         if trained is None:
             raise Stopped
+        trained = replace(trained, attempt=attempt)
         self.memo.add(trained)
         values = ", ".join(f"{k} {v:.2f}" for k, v in trained.psnr.items())
         logger.info("%s: %s (%.0f s)", group_key(trained.names), values or trained.error, trained.seconds)

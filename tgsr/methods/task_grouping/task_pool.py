@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tgsr.config.options import import_file
+from tgsr.config.options import import_file, user_files
 from tgsr.engine.context import Context, set_up_logging
 from tgsr.methods.task_grouping.artefacts import Record, TaskLog
 from tgsr.utils.errors import UserError
@@ -107,7 +106,7 @@ def _run_processes(
     workers = [
         spawn.Process(
             target=_worker,
-            args=(_user_files(), job, context.rank * 1000 + 1 + k, threads, taken, finished, stop),
+            args=(user_files(), job, context.rank * 1000 + 1 + k, threads, taken, finished, stop),
         )
         for k in range(processes)
     ]
@@ -133,11 +132,6 @@ def _run_processes(
             place=label,
             remedy="see their messages above; set run.processes: 1 to run without processes of its own",
         )
-
-
-def _user_files() -> list[str]:
-    """The user's own files (`import_modules`); a spawned process must import them before it can read the job."""
-    return [str(m.__file__) for name, m in list(sys.modules.items()) if name.startswith("tgsr_user_")]
 
 
 def _worker(
