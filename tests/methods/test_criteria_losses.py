@@ -395,9 +395,11 @@ def test_saturated_masks_are_logged(caplog):
     with caplog.at_level(logging.WARNING, logger="tgsr"):
         loss(context(mask=0.5, iteration=10))
         loss(context(mask=0.999, iteration=11))
+        loss(context(mask=0.999, iteration=0))  # untrained
         assert not caplog.records
         loss(context(mask=0.999, iteration=20))
     assert "masks saturate (mean of S 0.999, 100 % of the pixels" in caplog.text
+    assert AlignmentLoss(positives=[criterion("ssim")]).watch_masks < 300  # a short run is looked at, too
     assert mask_state(torch.tensor([0.0, 0.5, 1.0, 0.5])) == pytest.approx((0.5, 0.5))
 
 

@@ -200,7 +200,7 @@ class _CriteriaLoss(Loss):
         mask = context.outputs.get("mask") if self.spatial_view else None
         if mask is None:
             return None
-        if self.watch_masks and context.iteration % self.watch_masks == 0:
+        if self.watch_masks and context.iteration and context.iteration % self.watch_masks == 0:
             self._watch(mask, context.iteration)
         mask = _as_map(mask.detach() if self.detach_mask else mask)
         return mask.mean((1, 2, 3), keepdim=True) if self.reduction == "scalar" else mask
@@ -248,7 +248,7 @@ class AlignmentLoss(_CriteriaLoss):
         normalise: `none`; `mean`: each map divided by its mean; `l2`: centred and of unit root mean square.
         spatial_view: weight pixels by S where the network returns it.
         detach_mask: no gradient into S.
-        watch_masks: iterations between two looks for saturated masks; 0: never.
+        watch_masks: iterations between two looks for saturated masks, the first after as many; 0: never.
         loss_weight: factor of the loss; the paper's 0.01.
         target: image to compare with.
     """
@@ -267,7 +267,7 @@ class AlignmentLoss(_CriteriaLoss):
         normalise: Normalise = "none",
         spatial_view: bool = True,
         detach_mask: bool = False,
-        watch_masks: NonNegativeInt = 1000,
+        watch_masks: NonNegativeInt = 100,
         loss_weight: float = 0.01,
         target: Target = "gt",
     ) -> None:
@@ -298,7 +298,7 @@ class UniformityLoss(_CriteriaLoss):
         normalise: `none`; `mean`: each map divided by its mean; `l2`: centred and of unit root mean square.
         spatial_view: weight pixels by 1 - S where the network returns S.
         detach_mask: no gradient into S.
-        watch_masks: iterations between two looks for saturated masks; 0: never.
+        watch_masks: iterations between two looks for saturated masks, the first after as many; 0: never.
         loss_weight: factor of the loss; the paper's 0.01.
         target: image to compare with.
     """
@@ -317,7 +317,7 @@ class UniformityLoss(_CriteriaLoss):
         normalise: Normalise = "none",
         spatial_view: bool = True,
         detach_mask: bool = False,
-        watch_masks: NonNegativeInt = 1000,
+        watch_masks: NonNegativeInt = 100,
         loss_weight: float = 0.01,
         target: Target = "gt",
     ) -> None:
