@@ -206,8 +206,10 @@ class BuildRouter(Runner):
     def _singles(self, options: Options, found: dict[str, Any], tasks: TaskSet) -> dict[str, float]:
         """Single-task PSNR on the test images, from the trainings beside `groups.json`; empty where there are none."""
         entries: dict[str, Any] = {}
-        for memo in sorted(self.groups.parent.glob("**/oracle.json"), reverse=True):
-            entries |= read_json(memo)["trainings"]
+        for memo in sorted(self.groups.parent.glob("**/oracle*.json"), reverse=True):  # oracle.<k>.json: of rank k
+            for key, entry in read_json(memo)["trainings"].items():
+                if entry["status"] == "ok" or key not in entries:
+                    entries[key] = entry
         values = {}
         for name in tasks.names:
             entry = entries.get(name)
