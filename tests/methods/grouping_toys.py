@@ -13,7 +13,7 @@ from tgsr.tasks.task import draw_point_tasks
 
 @PIPELINES.register("toy-noise")
 class ToyPipeline(Pipeline):
-    """Area down-sampling by `scale`, then Gaussian noise of standard deviation `sigma`."""
+    """Area down-sampling by `scale`, then Gaussian noise of standard deviation `sigma`; from 9 on the image is NaN."""
 
     name = "toy-noise"
 
@@ -26,6 +26,7 @@ class ToyPipeline(Pipeline):
             np.random.default_rng(int(seed)).standard_normal(low.shape[1:]) for seed in params["noise_seed"]
         ])
         sigma = torch.from_numpy(params["sigma"]).float().view(-1, 1, 1, 1)
+        low = torch.where(sigma < 9, low, torch.nan)
         return (low + sigma * torch.from_numpy(noise).float()).clamp(0, 1).mul(255).round() / 255
 
 

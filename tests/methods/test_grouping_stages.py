@@ -12,9 +12,10 @@ import yaml
 import tgsr.methods  # noqa: F401 - registers the stages
 from tests.methods.grouping_toys import toy_space, toy_tasks
 from tgsr.config.options import load_options
+from tgsr.degradations.base import PointSpace
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
-from tgsr.methods.task_grouping.artefacts import load_groups, load_indicators, load_sweep
+from tgsr.methods.task_grouping.artefacts import SweepHeader, TaskLog, load_groups, load_indicators, load_sweep
 from tgsr.methods.task_grouping.benchmarks import CompareOnBenchmarks
 from tgsr.methods.task_grouping.comparison import Comparison
 from tgsr.methods.task_grouping.gains import spread_over
@@ -23,7 +24,9 @@ from tgsr.methods.task_grouping.task_pool import run_over_tasks
 from tgsr.methods.task_grouping.task_sets import neighbourhood, neighbourhoods, task_group
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
+from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.files import file_digest
 
 
 @pytest.fixture
@@ -165,6 +168,24 @@ def test_a_diverging_task_is_recorded_and_not_fatal(stage, tasks, start):
     assert found.records[0]["z"] is None
 
 
+@pytest.mark.parametrize("mode", [{}, {"mode": "paper", "window": 4, "num_patches": 32}], ids=["paired", "paper"])
+def test_a_diverging_task_leaves_its_neighbours_alone(stage, start, tmp_path, mode):
+    good = toy_tasks(4)
+    point = good[2].space
+    bad = Task("bad", PointSpace(pipeline=point.pipeline.to_json(), params={**point.params, "sigma": 9.0}))
+    files = []
+    for name, third in (("with", bad), ("without", good[2])):
+        file = tmp_path / f"{name}.json"
+        TaskSet([*good[:2], third, good[3]], source=good.source).save(file)
+        files.append(sweep(stage, str(file), start, name=name, agreement=1.0, **mode) / "indicators.jsonl")
+    ours, theirs = (load_indicators(f).records for f in files)
+    assert [r["status"] for r in ours] == ["ok", "ok", "diverged", "ok"]
+    assert ours[2]["z"] is None
+    for k in (0, 1, 3):
+        assert {**ours[k], "seconds": 0} == {**theirs[k], "seconds": 0}
+        assert np.isfinite(ours[k]["z"])
+
+
 def test_bad_settings_of_the_sweep_are_explained(stage, tasks, start):
     with pytest.raises(ConfigError, match=r"must ascend to train.total_iter = 8"):
         sweep(stage, tasks, start, probe_iters=[2, 4])
@@ -205,6 +226,11 @@ def test_grouping_trains_scores_and_resumes(stage, tasks, start, indicators):
     assert load_groups(folder / "groups.json").groups == groups.groups
     assert (folder / "round_1" / "models" / "net_g_8.pth").stat().st_mtime_ns == stamp
 
+    other = stage("longer", path=start, train={"total_iter": 3}) / "models" / "net_g_latest.pth"
+    with pytest.raises(DataError, match=r"the indicators are of other weights .*longer.*run the sweep again"):
+        stage("foreign", run=run, path={"pretrain_network_g": str(other)})
+    assert not folder.with_name("foreign").exists()
+
     random = {"type": "GroupTasks", "tasks": tasks, "random_like": str(folder / "groups.json")}
     control = load_groups(stage("random", run=random) / "groups.json")
     assert [len(g) for g in control.groups] == [len(g) for g in groups.groups]
@@ -225,6 +251,50 @@ def test_unreachable_thresholds_keep_the_scores(stage, tasks, start, indicators,
     assert list((tmp_path / "experiments" / "groups" / "round_1_pis").glob("*.jsonl"))
     with pytest.raises(ConfigError, match="must descend"):
         stage("wrong", run={**run, "thresholds": [0.2, 0.4]}, path=start)
+
+
+def test_stages_refuse_what_cannot_work_before_they_touch_a_folder(stage, tasks, start, tmp_path):
+    group = {"type": "GroupTasks", "tasks": tasks, "indicators": "none.jsonl", "val": "small", "thresholds": [0.1]}
+    gains = {"type": "SingleTaskGains", "tasks": tasks, "val": "small"}
+    compare = {
+        "type": "CompareOnTasks", "tasks": tasks, "groups": "none.json", "val": "smal", "baseline": "a",
+        "checkpoints": {"a": start["pretrain_network_g"]},
+    }  # fmt: skip
+    before = sorted((tmp_path / "experiments").iterdir())
+    for run in (group, gains, {"type": "IndicatorSweep", "tasks": tasks}):
+        with pytest.raises(ConfigError, match=r"x: path.pretrain_network_g: .*none is named; name its weights"):
+            stage("x", run=run)
+    for run in ({**group, "val": "smal"}, {**gains, "val": "smal"}, compare):
+        with pytest.raises(ConfigError, match=r"run.val: there is no validation set 'smal'; did you mean 'small'\?"):
+            stage("x", run=run, path=start)
+    with pytest.raises(ConfigError, match=r"run.val_group0: there is no validation set 'big'"):
+        stage("x", run={**compare, "val": "small", "val_group0": "big"}, path=start)
+    with pytest.raises(ConfigError, match=r"run.metric: there is no metric 'psn' .*'psnr'"):
+        stage("x", run={**group, "metric": "psn"}, path=start)
+    with pytest.raises(ConfigError, match=r"run.metric: less of 'niqe' is better"):
+        stage("x", run={**group, "metric": "niqe"}, path=start, val={"metrics": {"niqe": {"type": "NIQE"}}})
+    assert sorted((tmp_path / "experiments").iterdir()) == before
+
+
+def test_numbers_belong_to_the_content_of_the_weights(stage, tasks, start, tmp_path):
+    weights = Path(start["pretrain_network_g"])
+    folder = sweep(stage, tasks, start, agreement=1.0)
+    stamp = load_indicators(folder / "indicators.jsonl").header["protocol"]["pretrained"]
+    assert stamp == {"path": str(weights), "digest": file_digest(weights)}
+    table = {"type": "CompareOnBenchmarks", "checkpoints": {"net": str(weights)}}
+    stage("table", run=table)
+    metrics = tmp_path / "results" / "table" / "net" / "metrics.json"
+    old = json.loads(metrics.read_text())
+    more = stage("longer", path=start, train={"total_iter": 4}) / "models" / "net_g_latest.pth"
+    weights.write_bytes(more.read_bytes())
+    (folder / "stage.json").unlink()
+    with pytest.raises(DataError, match="belongs to another sweep .pretrained.digest"):
+        sweep(stage, tasks, start, agreement=1.0, resume=True)
+    stage("table", run=table)
+    new = json.loads(metrics.read_text())
+    assert new["weights"] == old["weights"]
+    assert new["weights_digest"] != old["weights_digest"]
+    assert new["datasets"] != old["datasets"]
 
 
 def test_gains_on_points_and_ranges(stage, tasks, start, indicators):
@@ -367,10 +437,24 @@ class _Count:
         return lambda index: {"task": f"t{index}", "status": "ok", "value": index**2}
 
 
+class _Refuse:
+    """Work that cannot begin."""
+
+    def open(self, context):
+        raise DataError("no such image", place="a.png", remedy="look for it")
+
+
+@pytest.mark.slow
+def test_what_the_user_can_mend_is_said_once_by_the_parent(tmp_path, capfd):
+    log = TaskLog(tmp_path, SweepHeader("tgsr.gains", seed=0, tasks="x", protocol={}))
+    context = Context.create(device="cpu", launcher="none")
+    with pytest.raises(DataError, match=r"^a.png: no such image; look for it$"):
+        run_over_tasks(_Refuse(), ["t0", "t1"], log, context, processes=2, label="count")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_processes_share_the_tasks(tmp_path):
-    from tgsr.methods.task_grouping.artefacts import SweepHeader, TaskLog
-
     log = TaskLog(tmp_path, SweepHeader("tgsr.gains", seed=0, tasks="x", protocol={}))
     names = [f"t{i}" for i in range(7)]
     context = Context.create(device="cpu", launcher="none")

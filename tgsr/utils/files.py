@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -75,6 +76,18 @@ def read_json(path: Path | str) -> Any:
         raise DataError("no such file", place=str(path)) from None
     except ValueError as error:
         raise DataError(f"damaged JSON: {error}", place=str(path)) from None
+
+
+def file_digest(path: Path | str) -> str:
+    """16 hex digits of the content of a file, e.g. weights; DataError when it is absent."""
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (FileNotFoundError, IsADirectoryError):
+        raise DataError("no such file", place=str(path)) from None
+    return digest.hexdigest()
 
 
 def append_jsonl(path: Path | str, record: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -26,7 +25,7 @@ from tgsr.models.base import StepResult
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
+from tgsr.utils.files import append_jsonl, file_digest, read_json, read_jsonl, to_json, write_atomic, write_json
 
 logger = logging.getLogger("tgsr")
 SCHEMA, VERSION = "tgsr.references", 1
@@ -81,7 +80,7 @@ def _start(options: Options) -> str:
         return f"seed {options.manual_seed}"
     if not path.is_file():
         raise DataError("no such file", place=f"{options.name}: path.pretrain_network_g = {path}")
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    return file_digest(path)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tgsr.report.builder import Report
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
 from tgsr.utils.errors import ConfigError, DataError, UserError
-from tgsr.utils.files import read_json, write_json
+from tgsr.utils.files import file_digest, read_json, write_json
 
 logger = logging.getLogger("tgsr")
 PAPER_TABLES = ("TABLE_1", "TABLE_2", "TABLE_3", "TABLE_4", "TABLE_5", "TABLE_7")
@@ -145,7 +145,8 @@ class CompareOnBenchmarks(Runner):
         self.context.barrier()
 
     def _stamp(self, label: str, checkpoint: Path) -> dict[str, Any]:
-        return {"name": label, "options": options_hash(self.options), "weights": str(checkpoint)}
+        stamp = {"name": label, "options": options_hash(self.options)}
+        return {**stamp, "weights": str(checkpoint), "weights_digest": file_digest(checkpoint)}
 
     def _is_there(self, folder: Path, label: str, checkpoint: Path, metrics: Mapping[str, Metric]) -> bool:
         """Whether these weights were measured with these options and at least these metrics."""

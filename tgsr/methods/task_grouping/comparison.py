@@ -20,13 +20,13 @@ from tgsr.methods.task_grouping.artefacts import (
     TaskLog,
     load_groups,
 )
-from tgsr.methods.task_grouping.evaluation import TaskEvaluation
+from tgsr.methods.task_grouping.evaluation import TaskEvaluation, check_val_set
 from tgsr.methods.task_grouping.folders import open_folder
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
 from tgsr.tasks.artefacts import check_schema, load_tasks
 from tgsr.tasks.task import WHOLE_SPACE, Task, TaskSet
 from tgsr.utils.errors import ConfigError
-from tgsr.utils.files import read_json, write_json
+from tgsr.utils.files import file_digest, read_json, write_json
 
 logger = logging.getLogger("tgsr")
 
@@ -70,6 +70,8 @@ class CompareOnTasks(Runner):
             raise ConfigError(problem, place=f"{options.name}: run.baseline")
         if options.degradation is None:
             raise ConfigError("group 0 is the whole space", place=f"{options.name}: degradation", remedy="add it")
+        check_val_set(options, val)
+        check_val_set(options, val_group0 or val, key="run.val_group0")
         self.checkpoints = {k: str(v) for k, v in checkpoints.items()}
         self.baseline, self.path, self.groups, self.val = baseline, tasks, groups, val
         self.more_groups, self.val_group0 = more_groups or {}, val_group0 or val
@@ -102,6 +104,7 @@ class CompareOnTasks(Runner):
         if not run_over_tasks(work, tasks.names, log, self.context, processes=self.processes, label=label):
             return None
         records = log.read()
+        self.context.barrier()  # every rank must have read the parts before the main one removes them
         if self.context.is_main:
             log.merge(tasks.names)
         self.context.barrier()
@@ -127,6 +130,7 @@ class CompareOnTasks(Runner):
                 "tasks": digest,
                 "baseline": self.baseline,
                 "checkpoints": self.checkpoints,
+                "weights": {k: file_digest(v) for k, v in self.checkpoints.items()},
                 "protocol": {k: spec.build().protocol for k, spec in self.options.val.metrics.items()},
                 "groups": {k or "groups": g.groups[1:] for k, g in named.items()},
                 "pis": {k: v for g in list(named.values())[:1] for r in g.rounds[:1] for k, v in r.pis.items()},

@@ -20,6 +20,8 @@ from tgsr.metrics.base import Metric
 from tgsr.models.precision import Precision, resolve_precision
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError
+from tgsr.utils.files import file_digest
+from tgsr.utils.registry import did_you_mean
 
 Restore = Callable[[torch.Tensor], torch.Tensor]
 Values = dict[str, float]
@@ -48,14 +50,34 @@ def checkpoint_restorer(options: Options, checkpoint: Path | str, context: Conte
     return TiledRestorer(run, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
 
 
+def check_val_set(options: Options, name: str, *, key: str = "run.val") -> None:
+    """ConfigError when there is no validation set called `name`."""
+    if name not in options.datasets.val:
+        problem, remedy = f"there is no validation set '{name}'", did_you_mean(name, options.datasets.val)
+        raise ConfigError(problem, place=f"{options.name}: {key}", remedy=remedy)
+
+
 def pick_val_set(options: Options, name: str) -> Any:
     """The validation set called `name`; ConfigError when there is none."""
-    sets = build_val_sets(options)
-    if name not in sets:
+    check_val_set(options, name)
+    return build_val_sets(options)[name]
+
+
+def check_start(options: Options) -> Path:
+    """The weights that fine-tuning starts from; ConfigError when none are named."""
+    path = options.path.pretrain_network_g
+    if path is None:
         raise ConfigError(
-            f"there is no validation set '{name}'", place=f"{options.name}: run.val", remedy=f"known: {', '.join(sets)}"
+            "task grouping fine-tunes a trained network, and none is named",
+            place=f"{options.name}: path.pretrain_network_g",
+            remedy="name its weights: path: {pretrain_network_g: FILE.pth}",
         )
-    return sets[name]
+    return path
+
+
+def weights_stamp(path: Path | str) -> dict[str, str]:
+    """Which weights numbers belong to: the file and a digest of its content, which further training changes."""
+    return {"path": str(path), "digest": file_digest(path)}
 
 
 def pick_metrics(options: Options) -> dict[str, Metric]:
@@ -137,7 +159,7 @@ class TaskEvaluation:
             "val": {"name": self.val, **_plain(spec.to_json())},
             "metrics": {k: {**_plain(s.to_json())} for k, s in self.options.val.metrics.items()},
             "network": _plain(self.options.network_g.to_json()) if self.options.network_g else None,
-            "checkpoints": {k: str(v) for k, v in self.checkpoints.items()},
+            "checkpoints": {k: weights_stamp(v) for k, v in self.checkpoints.items()},
         }
 
 

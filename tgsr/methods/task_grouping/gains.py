@@ -22,7 +22,15 @@ from tgsr.methods.task_grouping.artefacts import (
     TaskLog,
     load_indicators,
 )
-from tgsr.methods.task_grouping.evaluation import measure, pick_metrics, pick_val_set, task_images
+from tgsr.methods.task_grouping.evaluation import (
+    check_start,
+    check_val_set,
+    measure,
+    pick_metrics,
+    pick_val_set,
+    task_images,
+    weights_stamp,
+)
 from tgsr.methods.task_grouping.fine_tuning import FineTuner
 from tgsr.methods.task_grouping.folders import open_folder, result_hash
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
@@ -139,6 +147,8 @@ class SingleTaskGains(Runner):
         super().__init__(options=options, context=context)
         if options.train is None or options.datasets.train is None or options.degradation is None:
             raise ConfigError("needs the sections train, datasets.train and degradation", place=options.name)
+        check_start(options)
+        check_val_set(options, val)
         if order != "first" and indicators is None:
             raise ConfigError(f"order '{order}' needs indicators", place=f"{options.name}: run.indicators")
         self.path, self.val, self.num_tasks, self.order = tasks, val, num_tasks, order
@@ -180,7 +190,7 @@ class SingleTaskGains(Runner):
             "order": self.order,
             "radius": self.radius,
             "val": self.val,
-            "pretrained": str(self.options.path.pretrain_network_g),
+            "pretrained": weights_stamp(check_start(self.options)),
             "option_file": result_hash(self.options),
         }
         return SweepHeader("tgsr.gains", seed=self.options.manual_seed, tasks=tasks.digest, protocol=protocol)

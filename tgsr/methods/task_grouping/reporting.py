@@ -19,7 +19,7 @@ from tgsr.methods.task_grouping.artefacts import (
     load_sweep,
 )
 from tgsr.methods.task_grouping.comparison import Comparison
-from tgsr.methods.task_grouping.evaluation import checkpoint_restorer, pick_val_set, task_images
+from tgsr.methods.task_grouping.evaluation import check_val_set, checkpoint_restorer, pick_val_set, task_images
 from tgsr.report.builder import Report
 from tgsr.report.strips import Panel, choose_crop, make_strip
 from tgsr.tasks.artefacts import load_tasks
@@ -63,6 +63,8 @@ class GroupingReport(Runner):
         share: float = 0.4,
     ) -> None:
         super().__init__(options=options, context=context)
+        if val is not None:
+            check_val_set(options, val)
         self.tasks, self.groups, self.shown, self.val = tasks, groups, shown, val
         self.paths = {"indicators": indicators, "gains": gains, "range_gains": range_gains, "comparison": comparison}
         self.worst_tasks, self.studies, self.share = worst_tasks, studies or {}, share

@@ -21,7 +21,7 @@ from tgsr.methods.task_grouping.artefacts import (
     load_indicators,
     write_groups,
 )
-from tgsr.methods.task_grouping.evaluation import TaskEvaluation
+from tgsr.methods.task_grouping.evaluation import TaskEvaluation, check_start, check_val_set, weights_stamp
 from tgsr.methods.task_grouping.folders import open_folder
 from tgsr.methods.task_grouping.grouping import (
     check_thresholds,
@@ -32,9 +32,11 @@ from tgsr.methods.task_grouping.grouping import (
 )
 from tgsr.methods.task_grouping.selection import Direction, select_unsatisfactory
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
+from tgsr.metrics.base import METRICS
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.task import TaskSet, draw_point_tasks
-from tgsr.utils.errors import ConfigError
+from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.registry import did_you_mean
 
 logger = logging.getLogger("tgsr")
 _TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
@@ -127,17 +129,25 @@ class GroupTasks(Runner):
         for key, value in missing.items():
             if value is None:
                 raise ConfigError("grouping needs it", place=f"{options.name}: {key}")
-        if self.metric not in options.val.metrics:
-            raise ConfigError(f"there is no metric '{self.metric}'", place=f"{options.name}: val.metrics")
+        check_start(options)
+        assert self.val is not None
+        check_val_set(options, self.val)
+        spec, place = options.val.metrics.get(self.metric), f"{options.name}: run.metric"
+        if spec is None:
+            remedy = did_you_mean(self.metric, options.val.metrics)
+            raise ConfigError(f"there is no metric '{self.metric}' under val.metrics", place=place, remedy=remedy)
+        if not METRICS.get(spec.type).higher_is_better:
+            problem = f"less of '{self.metric}' is better, so its increase is no improvement score"
+            raise ConfigError(problem, place=place, remedy="use a metric of which more is better, e.g. PSNR")
 
     def run(self) -> None:
         space = self.options.degradation.space.build() if self.options.degradation is not None else None
         tasks = load_tasks(self.path, space=space)
+        selected = self._select(tasks) if self.random_like is None else []
         open_folder(self)
         if self.random_like is not None:
             self._random(tasks)
             return
-        selected = self._select(tasks)
         if self.context.is_main:
             logger.info("%s: %d of %d tasks are unsatisfactory", self.options.name, len(selected), len(tasks))
         before = self._scores("before", str(self.options.path.pretrain_network_g), tasks, selected)
@@ -166,7 +176,16 @@ class GroupTasks(Runner):
 
     def _select(self, tasks: TaskSet) -> list[str]:
         assert self.indicators is not None
-        z = load_indicators(self.indicators, tasks=tasks).values("z")
+        sweep = load_indicators(self.indicators, tasks=tasks)
+        measured, ours = sweep.header["protocol"].get("pretrained"), weights_stamp(check_start(self.options))
+        if isinstance(measured, Mapping) and measured["digest"] != ours["digest"]:
+            raise DataError(
+                f"the indicators are of other weights ({measured['path']}, content {measured['digest']}) than "
+                f"path.pretrain_network_g ({ours['path']}, content {ours['digest']})",
+                place=str(self.indicators),
+                remedy="group with the network of the sweep, or run the sweep again",
+            )
+        z = sweep.values("z")
         return select_unsatisfactory(z, share=self.share, threshold=self.indicator_threshold, direction=self.direction)
 
     def _random(self, tasks: TaskSet) -> None:
@@ -177,6 +196,8 @@ class GroupTasks(Runner):
 
     def _write(self, grouping: Any, tasks: TaskSet, *, kind: str, selected: Sequence[str]) -> None:
         if self.context.is_main:
+            start = self.options.path.pretrain_network_g  # random groups need none
+            pretrained = None if start is None else weights_stamp(start)
             write_groups(
                 self.folder / "groups.json",
                 grouping,
@@ -185,7 +206,7 @@ class GroupTasks(Runner):
                 options=options_hash(self.options),
                 kind=kind,
                 selected=selected,
-                about={"metric": self.metric, "val": self.val, "pretrained": self.options.path.pretrain_network_g},
+                about={"metric": self.metric, "val": self.val, "pretrained": pretrained},
             )
         self.context.barrier()
 

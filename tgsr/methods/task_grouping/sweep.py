@@ -18,6 +18,7 @@ from tgsr.data.batch import Batch
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.task_grouping.artefacts import Record, SweepHeader, TaskLog
+from tgsr.methods.task_grouping.evaluation import check_start, weights_stamp
 from tgsr.methods.task_grouping.fine_tuning import FineTuner
 from tgsr.methods.task_grouping.folders import open_folder, result_hash
 from tgsr.methods.task_grouping.indicator import (
@@ -210,6 +211,7 @@ class IndicatorSweep(Runner):
         super().__init__(options=options, context=context)
         if options.train is None or options.datasets.train is None:
             raise ConfigError("the sweep needs the sections train and datasets.train", place=options.name)
+        check_start(options)
         iters, batch_size = options.train.total_iter, options.datasets.train.batch_size_per_gpu
         is_paired = mode == "paired"
         probes = probe_iters or (_halves(iters) if is_paired or study else [iters])
@@ -255,7 +257,7 @@ class IndicatorSweep(Runner):
                 **asdict(self.settings),
                 "agreement": self.agreement,
                 "pilot": self.pilot,
-                "pretrained": str(self.options.path.pretrain_network_g),
+                "pretrained": weights_stamp(check_start(self.options)),
                 "option_file": result_hash(self.options),
             },
         )
