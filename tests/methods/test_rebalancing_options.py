@@ -11,6 +11,7 @@ from tgsr.engine import build
 from tgsr.engine.context import Context
 from tgsr.engine.runner import Chain, make_runner
 from tgsr.methods.rebalancing.paper_tables import TABLES, RebalancingTables
+from tgsr.methods.rebalancing.references import COMPARED, protocol_of
 from tgsr.report.artefacts import Metrics
 from tgsr.utils.errors import ConfigError
 
@@ -86,3 +87,39 @@ def test_tables_stage(tmp_path):
     assert {p.stem for p in (report / "tables").glob("*.md")} == {f"table_{k}" for k in range(1, 6)}
     with pytest.raises(ConfigError, match="there is no table 9"):
         run(make_options(tmp_path, stem="wrong", run={"type": "RebalancingTables", "tables": {"9": {}}}))
+
+
+def test_cria_cl_and_its_references_fit(tmp_path, monkeypatch):
+    """Both stages start from one file, and what references and run must share is the same in both."""
+    monkeypatch.chdir(ROOT)
+    start = tmp_path / "start.pth"
+    start.write_bytes(b"weights")
+    made, ours = (
+        load_options(f"options/cria_cl/{name}.yml", [f"path.pretrain_network_g={start}"])
+        for name in ("with_rebalancing_references", "with_rebalancing")
+    )
+    for options in (made, ours):
+        make_runner(options, Context.create(device="cpu"))
+    theirs, mine = protocol_of(made), protocol_of(ours)
+    assert {k: theirs[k] for k in COMPARED} == {k: mine[k] for k in COMPARED}
+    assert mine["network"]["type"] == "CriaCLPaper"
+    kwargs = ours.tasks.sampler.kwargs
+    assert str(kwargs["references"]) == f"experiments/{made.name}/references.json"
+    assert kwargs["interval"] % made.run.kwargs["interval"] == 0
+    assert ours.train.total_iter <= made.train.total_iter
+    assert [t.id for t in build.build_tasks(ours)] == [t.id for t in build.build_tasks(made)]
+
+
+def test_table_3_is_made_by_its_files(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = load_options("options/rebalancing/5_tables.yml").run.kwargs["tables"]["3"]
+    assert set(rows) == set(TABLES[3])
+    for stem in ("srgan", "swinir", "hat"):
+        test = load_options(f"options/rebalancing/4_test_{stem}.yml")
+        training = load_options(f"options/rebalancing/2_train_{stem}.yml")
+        plain = load_options(f"options/rebalancing/2_train_uniform_{stem}.yml")
+        assert str(test.path.pretrain_network_g) == f"experiments/{training.name}/models/net_g_latest.pth"
+        assert test.network_g == training.network_g == plain.network_g
+        assert plain.path == training.path
+        assert plain.tasks.sampler is None
+        assert f"results/{test.name}" in {path for paths in rows.values() for path in map(str, paths)}
