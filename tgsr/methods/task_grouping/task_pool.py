@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -101,12 +102,13 @@ def _run_processes(
     """Spawned processes take tasks from one shared counter, so that a slow one does not hold the others up."""
     spawn = multiprocessing.get_context("spawn")
     taken, finished, stop = spawn.Value("i", 0), spawn.Value("i", 0), spawn.Event()
+    errors = spawn.SimpleQueue()
     threads = max(1, torch.get_num_threads() // processes)
     job = pickle.dumps((work, list(mine), log, alone(context)))
     workers = [
         spawn.Process(
             target=_worker,
-            args=(user_files(), job, context.rank * 1000 + 1 + k, threads, taken, finished, stop),
+            args=(user_files(), job, context.rank * 1000 + 1 + k, threads, taken, finished, stop, errors),
         )
         for k in range(processes)
     ]
@@ -125,6 +127,9 @@ def _run_processes(
         stop.set()
         for worker in workers:
             worker.join()
+    if not errors.empty():
+        kind, problem, place, remedy = errors.get()
+        raise kind(problem, place=place, remedy=remedy)
     failed = [w.exitcode for w in workers if w.exitcode != 0]
     if failed:
         raise UserError(
@@ -142,8 +147,22 @@ def _worker(
     taken: Any,
     finished: Any,
     stop: Any,
+    errors: Any,
 ) -> None:
-    """One process: take the next task, measure it, write it; end when the parent says so or is gone."""
+    """One process: take the next task, measure it, write it; end when the parent says so or is gone.
+
+    What the user can mend is for the parent to say, once; it goes into `errors`.
+    """
+    try:
+        _work(user_files, job, writer, threads, taken, finished, stop)
+    except UserError as error:
+        errors.put((type(error), error.problem, error.place, error.remedy))
+        sys.exit(1)
+
+
+def _work(
+    user_files: Sequence[str], job: bytes, writer: int, threads: int, taken: Any, finished: Any, stop: Any
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(threads)
