@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,13 +18,14 @@ from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.validation import evaluate
 from tgsr.methods.task_grouping import paper_values
-from tgsr.methods.task_grouping.artefacts import load_groups
+from tgsr.methods.task_grouping.artefacts import Groups, load_groups
 from tgsr.methods.task_grouping.evaluation import checkpoint_restorer, pick_metrics
 from tgsr.metrics.base import Metric
 from tgsr.report.artefacts import Metrics, results_table
 from tgsr.report.builder import Report
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
+from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import file_digest, read_json, write_json
 
@@ -36,8 +37,8 @@ PAPER_TABLES = ("TABLE_1", "TABLE_2", "TABLE_3", "TABLE_4", "TABLE_5", "TABLE_7"
 class BuildGroupBenchmarks(Runner):
     """Test sets of the groups: `Group0`, `Group1`, ... and `random` below `target`, each with `LQ/` and a manifest.
 
-    Every GT image occurs once in each set; the tasks of a group take turns. Group 0 and `random` draw anew from the
-    whole space for every image.
+    Every GT image occurs once in each set; the tasks of a group take turns. `random` draws anew from the whole space
+    for every image.
 
     Args:
         tasks: `tasks.json`.
@@ -45,6 +46,9 @@ class BuildGroupBenchmarks(Runner):
         gt: folder of HR images (DIV2K validation in the paper).
         target: folder of the sets.
         num_pairs: images of each set (100 in the paper).
+        group0: tasks of `Group0`: the `unselected` ones, which the paper calls satisfactory, in turn, or the `whole`
+            space, drawn anew for every image, as group 0 of the training. None: `unselected` where `groups.json` says
+            what was selected (random groups do not).
         seed: of the draws.
         num_workers: processes.
     """
@@ -59,12 +63,14 @@ class BuildGroupBenchmarks(Runner):
         gt: Path,
         target: OutputPath,
         num_pairs: PositiveInt = 100,
+        group0: Literal["whole", "unselected"] | None = None,
         seed: NonNegativeInt = 0,
         num_workers: PositiveInt = 1,
     ) -> None:
         super().__init__(options=options, context=context)
         if options.degradation is None:
-            raise ConfigError("group 0 is the whole space", place=f"{options.name}: degradation", remedy="add it")
+            raise ConfigError("'random' is the whole space", place=f"{options.name}: degradation", remedy="add it")
+        self.group0 = group0
         self.path, self.groups, self.gt, self.target = tasks, groups, gt, target
         self.num_pairs, self.seed, self.num_workers = num_pairs, seed, num_workers
 
@@ -73,15 +79,26 @@ class BuildGroupBenchmarks(Runner):
         space = self.options.degradation.space.build()
         tasks = load_tasks(self.path, space=space)
         groups = load_groups(self.groups, tasks=tasks)
+        satisfactory = self._satisfactory(tasks, groups)
         if self.context.is_main:
             settings: dict[str, Any] = {"max_images": self.num_pairs, "num_workers": self.num_workers}
             named = {f"Group{k}": members for k, members in enumerate(groups.groups[1:], 1)}
             build_group_benchmarks(self.gt, tasks, named, self.target, seed=self.seed, **settings)
             whole = whole_space(space=space)
-            build_benchmark(self.gt, whole, self.target / "Group0", seed=self.seed, **settings)
+            build_benchmark(self.gt, satisfactory or whole, self.target / "Group0", seed=self.seed, **settings)
             build_benchmark(self.gt, whole, self.target / "random", seed=self.seed + 1, **settings)
             logger.info("%s: Group0 to Group%d and random, %d pairs each", self.target, len(named), self.num_pairs)
         self.context.barrier()
+
+    def _satisfactory(self, tasks: TaskSet, groups: Groups) -> TaskSet | None:
+        """The tasks of `Group0`; None for the whole space."""
+        chosen = set(groups.selected)
+        rest = [name for name in tasks.names if name not in chosen] if chosen else []
+        if self.group0 == "unselected" and not rest:
+            problem = "it does not say which tasks were selected" if not chosen else "all tasks were selected"
+            remedy = "use group0: whole, or the groups.json of a selection"
+            raise DataError(f"{problem}, so none are satisfactory", place=str(self.groups), remedy=remedy)
+        return tasks.subset(rest) if rest and self.group0 != "whole" else None
 
 
 @RUNNERS.register()
