@@ -2,6 +2,8 @@
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +122,10 @@ def test_small_and_constant_images(router, tmp_path):
         assert constant.is_ood
         assert constant.confidence == 0
         assert "constant" in constant.note
+        red = router.choose(torch.tensor([0.9, 0.1, 0.2])[:, None, None].expand(3, 80, 80))
+        assert red.is_ood
+        assert red.confidence == 0
+        assert "constant" in red.note
     router.rule = "discriminant"
     assert router.choose(small[None]).name == router.choose(small).name
 
@@ -194,3 +200,38 @@ def test_named_tasks_need_their_space():
         named_tasks(space=NamedMixSpace(), names=["jpg"])
     with pytest.raises(ConfigError, match="NamedMix"):
         named_tasks(space=None)
+
+
+def test_layers_behind_the_upsampling_describe_too():
+    """The feature map is larger than the image: a patch has more feature pixels than image pixels."""
+    network = Spec(Kind("tgsr.archs:ARCHS"), "MSRResNet", {"num_feat": 8, "num_block": 1, "upscale": 4})
+    descriptor = NetworkDescriptor(network=network, layer="conv_hr")
+    sampling = Sampling(patch_px=16, num_patches=20, num_components=20)
+    features = image_features(descriptor, torch.rand(3, 24, 24), sampling)
+    assert features.shape[1:] == (96, 96)
+    assert descriptor.stride == 0.25
+    ggd = image_ggd(features, sampling, stride=descriptor.stride)
+    assert np.isfinite([ggd.alpha, ggd.sigma]).all()
+    with pytest.raises(DataError, match="do not vary"):  # a patch of 64 x 64 features has one place only
+        image_ggd(features[:, :64, :64], sampling, stride=0.25)
+
+
+def test_descriptor_weights_are_found_from_any_folder(router, tmp_path, monkeypatch):
+    weights = tmp_path / "experiments/descriptor/net.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save({"params": tiny_descriptor().net.state_dict()}, weights)
+    monkeypatch.chdir(tmp_path)
+    network = Spec(Kind("tgsr.archs:ARCHS"), "MSRResNet", {"num_feat": 8, "num_block": 1})
+    trained = NetworkDescriptor(network=network, weights=Path("experiments/descriptor/net.pth"))
+    replace(router, descriptor=trained).save("experiments/router/router.json")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    found = Router.load("../experiments/router/router.json")
+    assert (found.folder / "../descriptor/net.pth").exists()
+    found.save(tmp_path / "copy/router.json")  # and again from there
+    monkeypatch.chdir("/")
+    image = clean_images(1)[0]
+    assert torch.equal(
+        Router.load(tmp_path / "copy/router.json").descriptor.features(image[None]), trained.features(image[None])
+    )

@@ -31,10 +31,10 @@ class Descriptor(ABC):
     """Images to feature maps.
 
     Attributes:
-        stride: image pixels per feature pixel.
+        stride: image pixels per feature pixel; below 1 behind an upsampling layer.
     """
 
-    stride: int = 1
+    stride: float = 1
 
     @abstractmethod
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,8 @@ class LayerDescriptor(Descriptor):
         caught, self._caught = self._caught, None
         if caught is None or caught.ndim != 4:
             raise ConfigError(f"layer '{self.layer}' gives no (B, C, H, W) features", remedy="name another layer")
-        self.stride = images.shape[-1] // caught.shape[-1]
+        ratio = images.shape[-1] / caught.shape[-1]
+        self.stride = round(ratio) if ratio >= 1 else 1 / round(1 / ratio)
         return caught.float().contiguous()
 
     def to_json(self) -> dict[str, Any]:
@@ -228,7 +229,7 @@ def descriptor_from_json(data: dict[str, Any], *, base: Path | None = None) -> D
 
     Args:
         data: from an artefact.
-        base: folder that a relative weights path is relative to, where it is not a file as it stands.
+        base: folder that a relative weights path is relative to; taken as it stands where there is no such file.
     """
     arguments = dict(data)
     kind = arguments.pop("type")
@@ -237,5 +238,5 @@ def descriptor_from_json(data: dict[str, Any], *, base: Path | None = None) -> D
         arguments["network"] = Spec(_ARCH_KIND, network.pop("type"), network)
         if arguments.get("weights"):
             path = Path(arguments["weights"])
-            arguments["weights"] = base / path if base is not None and not path.exists() else path
+            arguments["weights"] = base / path if base is not None and (base / path).exists() else path
     return DESCRIPTORS.get(kind)(**arguments)

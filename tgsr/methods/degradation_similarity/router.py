@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -120,13 +121,13 @@ def _padded(image: torch.Tensor, edge: int) -> torch.Tensor:
     return image
 
 
-def image_ggd(features: torch.Tensor, sampling: Sampling, *, stride: int = 1) -> GGD:
+def image_ggd(features: torch.Tensor, sampling: Sampling, *, stride: float = 1) -> GGD:
     """GGD(d) of one image: P random overlapping crops of its feature map, then as for a set of patches.
 
     Raises:
         DataError: the image is constant.
     """
-    edge = max(1, sampling.patch_px // stride)
+    edge = min(max(1, int(sampling.patch_px / stride)), *features.shape[1:])
     rng = generator(sampling.seed, "router-crops")
     tops = rng.integers(features.shape[1] - edge + 1, size=sampling.num_patches)
     lefts = rng.integers(features.shape[2] - edge + 1, size=sampling.num_patches)
@@ -150,7 +151,6 @@ class Router:
         rule: `divergence` (the paper's, equation 7) or `discriminant`.
         ood_distance: log distance above which the paper's rule calls an image out of distribution.
         ood_share: share of known images that the discriminant may call so.
-        sigma_ratio: multiplies an image's sigma (set-level over mean single-image sigma of clean images); 1 = paper.
         discriminant: for its rule.
         folder: of the router file; weights are relative to it.
         about: seed, options, data, kept in the file.
@@ -164,7 +164,6 @@ class Router:
     rule: Rule = "divergence"
     ood_distance: float = 4.0
     ood_share: float = 0.01
-    sigma_ratio: float = 1.0
     discriminant: Discriminant | None = None
     folder: Path = field(default_factory=Path)
     about: dict[str, Any] = field(default_factory=dict)
@@ -199,11 +198,10 @@ class Router:
         Returns:
             The choice.
         """
-        image = image[0] if image.ndim == 4 else image
+        image = (image[0] if image.ndim == 4 else image).float()
         with torch.no_grad():
-            features = image_features(self.descriptor, image.float(), self.sampling)
-        spread = float(image.std()) if image.numel() > 1 else 0.0
-        if spread < 1e-6:
+            features = image_features(self.descriptor, image, self.sampling)
+        if float(image.flatten(1).std(1, correction=0).max()) < 1e-6:  # per channel: a plain colour is constant, too
             return self._constant()
         if self.rule == "discriminant":
             return self.choose_by_discriminant(difference_statistics(features))
@@ -214,7 +212,6 @@ class Router:
 
     def choose_by_divergence(self, found: GGD) -> Choice:
         """Equation 7: the group whose mean GGD has the least D_KL(GGD(C) || GGD(d))."""
-        found = GGD(found.alpha, found.sigma * self.sigma_ratio)
         kl = np.array([kl_divergence(g, found) for g in self.group_ggds])
         group = int(np.argmin(kl))
         nearest = int(np.argmin([kl_divergence(g, found) for g in self.ggds]))
@@ -249,6 +246,13 @@ class Router:
     def _weights(self, group: RoutedGroup) -> Path | None:
         return self.folder / group.weights if group.weights else None
 
+    def _descriptor_json(self, folder: Path) -> dict[str, Any]:
+        """With the weights' place relative to the router file, as those of the groups are."""
+        found = self.descriptor.to_json()
+        if found.get("weights"):
+            found["weights"] = os.path.relpath(found["weights"], folder)
+        return found
+
     def save(self, path: Path | str) -> None:
         """Write `router.json` and, for the discriminant, `router.npz` beside it."""
         path = Path(path)
@@ -264,11 +268,10 @@ class Router:
                 "groups": [asdict(g) for g in self.groups],
                 "degradations": list(self.degradations),
                 "ggds": [asdict(g) for g in self.ggds],
-                "descriptor": self.descriptor.to_json(),
+                "descriptor": self._descriptor_json(path.parent),
                 "sampling": asdict(self.sampling),
                 "ood_distance": self.ood_distance,
                 "ood_share": self.ood_share,
-                "sigma_ratio": self.sigma_ratio,
                 "discriminant": path.with_suffix(".npz").name if self.discriminant is not None else None,
                 "about": self.about,
             },
@@ -303,7 +306,6 @@ class Router:
             rule=rule or data["rule"],
             ood_distance=data["ood_distance"],
             ood_share=data["ood_share"],
-            sigma_ratio=data["sigma_ratio"],
             discriminant=discriminant,
             folder=path.parent,
             about=data["about"],
