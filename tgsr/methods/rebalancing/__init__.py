@@ -4,14 +4,15 @@
 `boxes.py` (3.1: tasks as boxes of the degradation space), `discrimination.py` (3.1: which operators make tasks),
 `weights.py`, `difficulty.py` and `references.py` (3.2: PSNR distances to single-task networks become weights),
 `sampling.py` (3.3: weights become sample counts), `weighting.py` (the alternatives of tables 4 and 5), `variance.py`
-(A.2.2: conclusion 2, measured). `groups.py` balances groups of other tasks; `stages.py` runs the training;
-`comparison.py` and `paper_tables.py` report.
+(A.2.2: conclusion 2, measured), `drift.py` (Fig. 5 a: TGSR's groups at two checkpoints). `groups.py` balances groups
+of other tasks; `stages.py` runs the training; `comparison.py` and `paper_tables.py` report.
 """
 
 from tgsr.methods.rebalancing import (
     boxes,
     comparison,
     discrimination,
+    drift,
     groups,
     paper_tables,
     references,
@@ -25,6 +26,7 @@ __all__ = [
     "boxes",
     "comparison",
     "discrimination",
+    "drift",
     "groups",
     "paper_tables",
     "references",
