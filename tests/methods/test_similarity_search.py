@@ -12,8 +12,8 @@ from tgsr.methods.degradation_similarity.paper_values import (
     PAPER_DELTA_DB,
     PAPER_GROUPS,
     TABLE1,
+    TABLE2,
     TABLE2_DISTANCES,
-    TABLE2_MIXED,
     paper_drop,
 )
 from tgsr.methods.degradation_similarity.search import (
@@ -195,13 +195,24 @@ def test_papers_numbers():
         assert max(drops) <= PAPER_DELTA_DB
     assert paper_drop(("ringing", "rl", "defocus")) == pytest.approx(0.56)
     assert paper_drop(("ringing", "rl", "defocus", "motion_blur")) == pytest.approx(2.14)
-    assert len(TABLE2_MIXED) == len(TABLE2_DISTANCES) - 1
+    assert paper_drop(("defocus", "rl", "ringing")) == pytest.approx(0.56)
+    assert paper_drop(("gaussian_noise", "salt_pepper")) == pytest.approx(-0.07)
+    assert paper_drop(PAPER_GROUPS[0]) == pytest.approx(0.68)
+    assert paper_drop(("sr", "haze")) is None
+    printed = {(1, True): -0.68, (1, False): -0.26, (2, True): 0.30, (2, False): 0.71, (3, True): 1.40,
+               (3, False): 1.88, (4, True): 0.34, (4, False): 0.88, (5, True): 1.06, (5, False): 0.49,
+               (6, True): 1.35, (6, False): 0.36, (7, True): -0.05, (7, False): -0.15}  # fmt: skip
+    assert {(r.experiment, r.is_near): r.mean_drop for r in TABLE2} == pytest.approx(printed, abs=0.011)
+    gaps = {1: 0.79, 2: 2.13, 3: 1.58, 4: 1.12, 7: 0.12}
+    for near, far in zip(TABLE2[::2], TABLE2[1::2], strict=True):
+        assert near.experiment == far.experiment
+        assert far.distance - near.distance == pytest.approx(gaps.get(near.experiment, far.distance - near.distance))
 
 
 def test_search_with_the_papers_numbers():
     """Distances that rank the paper's groups as Table 2 does; known drops from Tables 1 and 2, others by distance."""
     names = GRIDS_DEGRADATIONS
-    drops = {tuple(sorted(map(names.index, g))): paper_drop(g) for g in TABLE2_MIXED}
+    drops = {tuple(sorted(map(names.index, r.group))): r.drop for r in TABLE2 if r.descriptor == "descriptor"}
     single, grouped = TABLE1["Restormer single"], TABLE1["Restormer grouped"]
     drops |= {tuple(sorted(map(names.index, g))): max(single[d] - grouped[d] for d in g) for g in PAPER_GROUPS}
     distance = np.full((11, 11), 4.2)

@@ -362,3 +362,24 @@ def test_pack_stage(root):
     run = {"type": "PackImages", "source": str(root / "images"), "output": str(root / "packed")}
     make_runner(options_of(root, "pack", run), context()).run()
     assert (root / "packed/index.json").exists()
+
+
+def test_group_drops_stage(root):
+    """The stage of Table 2 at three degradations: distances of the matrices, drops against the single networks."""
+    folder = root / "experiments/similarity"
+    files = {"descriptor": str(folder / "similarity.npz"), "pixels": str(folder / "similarity_pixels.npz")}
+    run = {"type": "MeasureGroupDrops", "similarity": files, "val": "images", "processes": 1}
+    run["groups"] = [["ringing", "defocus"], NAMES]
+    make_runner(options_of(root, "drops", run), context()).run()
+    content = read_json(root / "experiments/drops/group_drops.json")
+    memo = read_json(root / "experiments/drops/oracle.json")["trainings"]
+    assert len(memo) == 5
+    pair = content["groups"][0]
+    similarity = Similarity.load(files["descriptor"])
+    assert pair["distances"]["descriptor"] == pytest.approx(similarity.mean_distance(["ringing", "defocus"]))
+    assert pair["drops"]["ringing"] == pytest.approx(
+        memo["ringing"]["psnr"]["ringing"] - memo["defocus+ringing"]["psnr"]["ringing"]
+    )
+    assert (root / "experiments/drops/report/index.html").exists()
+    with pytest.raises(ConfigError, match="haze"):
+        make_runner(options_of(root, "drops", {**run, "groups": [["haze", "defocus"]]}), context()).run()

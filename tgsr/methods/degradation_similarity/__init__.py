@@ -6,6 +6,6 @@ Cao et al., "Grouped Multiple-Degradation Restoration with Image Degradation Sim
 generalisation), `paper_values.py` (what the paper reports).
 """
 
-from tgsr.methods.degradation_similarity import comparison, routing, stages, tasks
+from tgsr.methods.degradation_similarity import comparison, group_drops, routing, stages, tasks
 
-__all__ = ["comparison", "routing", "stages", "tasks"]
+__all__ = ["comparison", "group_drops", "routing", "stages", "tasks"]
