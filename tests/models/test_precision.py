@@ -63,6 +63,31 @@ def test_a_skipped_step_leaves_no_trace(name, kwargs):
     assert torch.equal(skipping, plain)
 
 
+def test_frozen_networks_of_losses_are_rounded_once_with_equal_losses_and_gradients():
+    weights = {"conv1_2": 0.5, "conv2_2": 1.0}
+
+    def gradient(*, is_held: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        precision = Precision("bf16", CPU)
+        loss = LOSSES.get("PerceptualLoss")(layer_weights=weights, pretrained=False)
+        if is_held:
+            precision.hold_frozen(loss)
+            assert {p.dtype for p in loss.vgg.body.parameters()} == {torch.bfloat16}
+            assert loss.vgg.mean.dtype == torch.float32
+        restored = torch.rand(2, 3, 32, 32).requires_grad_()
+        with precision.autocast():
+            value = loss.compare(restored, torch.rand(2, 3, 32, 32))
+        value.sum().backward()
+        return value.detach(), restored.grad
+
+    for a, b in zip(gradient(is_held=True), gradient(is_held=False), strict=True):
+        assert torch.equal(a, b)
+    learning = nn.Conv2d(3, 3, 1)
+    assert Precision("bf16", CPU).hold_frozen(learning).weight.dtype == torch.float32
+    frozen = nn.Conv2d(3, 3, 1).requires_grad_(False)
+    assert Precision("fp32", CPU).hold_frozen(frozen).weight.dtype == torch.float32
+
+
 def test_fused_momentum_is_refused():
     with pytest.raises(ConfigError, match="fused: auto"):
         OPTIMIZERS.get("SGD")([nn.Parameter(torch.ones(1))], lr=0.1, momentum=0.9, fused=True)

@@ -33,7 +33,7 @@ class PixelModel(RestorationModel):
         parts: ModelParts,
     ) -> None:
         super().__init__(net_g, parts)
-        self.losses = {name: loss.to(self.device) for name, loss in losses.items()}
+        self.losses = {name: self.precision.hold_frozen(loss.to(self.device)) for name, loss in losses.items()}
         self.lr_at = lr_at
         self.g = self._make_trained(self.net_g, make_optimizer)
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from tgsr.utils.errors import ConfigError
 
@@ -35,13 +36,28 @@ class Precision:
     def __init__(self, mode: Literal["fp32", "bf16", "fp16"], device: torch.device) -> None:
         self.mode, self.device = mode, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=mode == "fp16")
+        self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[mode]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context of forward passes; weights and losses stay fp32."""
-        if self.mode == "fp32":
+        if self._autocast_dtype is None:
             return nullcontext()
-        dtype = torch.bfloat16 if self.mode == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    def hold_frozen(self, module: nn.Module) -> nn.Module:
+        """Round what never learns once instead of in every forward pass, in place: equal numbers, half the memory.
+
+        Autocast rounds weights of convolutions and linear layers whenever they are called, and autograd keeps the
+        rounded copy until the backward pass: 38 MiB beside the 76 MiB of a perceptual loss's VGG19.
+
+        Args:
+            module: called under `autocast` only (the losses of a model).
+        """
+        if self._autocast_dtype is not None:
+            for part in module.modules():
+                if isinstance(part, (nn.Conv2d, nn.Linear)) and not any(p.requires_grad for p in part.parameters()):
+                    part.to(self._autocast_dtype)
+        return module
 
     def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()
