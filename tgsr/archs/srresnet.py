@@ -81,6 +81,9 @@ class MSRResNet(RestorationNetwork):
 class SRResNetSameSize(MSRResNet):
     """MSRResNet without upsampling: the backbone of GRIDS at equal input and output size.
 
+    Starts with plain Kaiming weights before the last convolution, where MSRResNet has a tenth of them: the small start
+    keeps a network trained with L1 on many degradations at its own input, which is the median of what it should return.
+
     Args:
         num_in_ch: input channels.
         num_out_ch: output channels; equal to num_in_ch because the input is added.
@@ -90,3 +93,4 @@ class SRResNetSameSize(MSRResNet):
 
     def __init__(self, *, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16) -> None:
         super().__init__(num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_block=num_block, upscale=1)
+        init_residual([self.conv_first, self.conv_hr], scale=1.0)
