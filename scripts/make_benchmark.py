@@ -10,10 +10,10 @@ from pathlib import Path
 from _common import count_progress, run
 
 from tgsr.data.benchmark import PAIRS, build_benchmark, build_group_benchmarks, verify_benchmark
+from tgsr.tasks.artefacts import read_groups
 from tgsr.tasks.sets import build_task_set
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import read_json
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         "progress": count_progress("images"),
     }
     if args.groups:
-        groups = {f"group_{i}": names for i, names in enumerate(read_json(args.groups)["groups"])}
+        groups = {f"group_{i}": names for i, names in enumerate(read_groups(args.groups, tasks))}
         made = build_group_benchmarks(args.gt, tasks, groups, args.output, **settings)
     else:
         pairing = "one" if args.task else args.pairing

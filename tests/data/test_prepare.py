@@ -14,9 +14,12 @@ from tgsr.data.datasets import GTDataset, PairedDataset
 from tgsr.data.demo import VAL_CROP, photographs, prepare_demo
 from tgsr.data.prepare import NAMES, prepare, prepare_missing
 from tgsr.degradations.base import SPACES
+from tgsr.tasks.artefacts import GROUPS, VERSION
 from tgsr.tasks.sets import points
+from tgsr.tasks.task import TaskSet
 from tgsr.utils.download import download, sha256_of, unpack
 from tgsr.utils.errors import ConfigError, DataError, UserError
+from tgsr.utils.files import write_json
 from tgsr.utils.image_io import list_images, read_image, save_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,9 +164,20 @@ def test_scripts_end_with_one_line(tmp_path, monkeypatch, capsys):
     assert script(monkeypatch, "pack_crops", "--input", gt, "--output", tmp_path / "p", "--crop_size", 32) == 0
     points(space=SPACES.get("SecondOrder")(), num_tasks=2).save(tmp_path / "tasks.json")
     made = tmp_path / "bench"
-    assert script(monkeypatch, "make_benchmark", "--gt", gt, "--output", made, "--tasks", tmp_path / "tasks.json") == 0
+    own = ("make_benchmark", "--gt", gt, "--tasks", tmp_path / "tasks.json")
+    assert script(monkeypatch, *own, "--output", made) == 0
     assert script(monkeypatch, "make_benchmark", "--output", made, "--verify") == 0
+
+    tasks = TaskSet.load(tmp_path / "tasks.json")
+    groups = {"schema": GROUPS, "version": VERSION, "tasks": next(iter(tasks.origins())), "groups": [[tasks.names[1]]]}
+    write_json(tmp_path / "groups.json", groups)
+    assert script(monkeypatch, *own, "--output", tmp_path / "grouped", "--groups", tmp_path / "groups.json") == 0
+    assert (tmp_path / "grouped" / "group_0").is_dir()
     capsys.readouterr()
+    write_json(tmp_path / "groups.json", {**groups, "tasks": "another"})
+    assert script(monkeypatch, *own, "--output", tmp_path / "foreign", "--groups", tmp_path / "groups.json") == 2
+    assert "other tasks" in capsys.readouterr().err
+    assert not (tmp_path / "foreign").exists()
     assert script(monkeypatch, "create_lmdb", "--input", tmp_path / "none", "--output", tmp_path / "x.lmdb") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'none'}: no such folder")
