@@ -36,6 +36,8 @@ from tgsr.utils.rng import generator
 
 logger = logging.getLogger("tgsr")
 Arm = list[tuple[str, ...]]
+Run = tuple[str, int, Arm]
+"""Name of the arm, seed, groups."""
 
 
 @RUNNERS.register()
@@ -78,12 +80,16 @@ class CompareGrouping(Runner):
     def run(self) -> None:
         tasks = all_tasks(self.options)
         partition = self._partition(tasks)
+        equal_budgets: dict[tuple[int, bool], list[Run]] = {}
+        for run in self._runs(partition, tasks):
+            arm, seed, _ = run
+            equal_budgets.setdefault((seed, arm == "mixed_long"), []).append(run)
         with stoppable(self.context):
-            for arm, seed, groups in self._runs(partition, tasks):
-                self._run_arm(arm, seed, groups, tasks, len(partition))
+            for runs in equal_budgets.values():
+                self._train(runs, tasks, len(partition))
             self._write(partition, tasks)
 
-    def _runs(self, partition: Arm, tasks: TaskSet) -> list[tuple[str, int, Arm]]:
+    def _runs(self, partition: Arm, tasks: TaskSet) -> list[Run]:
         return [
             (arm, seed, self._groups_of(arm, seed, partition, tasks))
             for seed in self.seeds
@@ -116,22 +122,30 @@ class CompareGrouping(Runner):
     def log(self) -> Path:
         return self.folder / "measured.jsonl"
 
-    def _run_arm(self, arm: str, seed: int, groups: Arm, tasks: TaskSet, num_groups: int) -> None:
-        factor = num_groups if arm == "mixed_long" else 1
-        options = self._options_of(arm, seed, num_groups)
-        if self._record(arm, seed, groups, num_groups) is not None:
+    def _train(self, runs: list[Run], tasks: TaskSet, num_groups: int) -> None:
+        """The arms of one seed with one budget: all their networks at once, so that no process waits for another."""
+        runs = [run for run in runs if self._record(*run, num_groups) is None]
+        if not runs:
             return
-        folder = self.folder / (f"seed_{seed}" if factor == 1 else f"seed_{seed}_x{factor}")
+        arm, seed, _ = runs[0]
+        options = self._options_of(arm, seed, num_groups)
+        folder = self.folder / (f"seed_{seed}_x{num_groups}" if arm == "mixed_long" else f"seed_{seed}")
         with GroupTrainer(options, self.context, folder, val=self.val, processes=self.processes) as trainer:
             self._reuse(trainer)
-            trainer(groups)
-            psnr: dict[str, float] = {}
-            for group in groups:
-                psnr.update(self._measure(options, trainer, group, tasks))
-            if not self.context.is_main:
-                return
-            if arm == "grouped" and seed == self.seeds[0]:
-                self._write_groups(groups, trainer)
+            trainer([group for _, _, groups in runs for group in groups])
+            for run in runs:
+                self._measure(run, options, trainer, tasks)
+
+    def _measure(self, run: Run, options: Options, trainer: GroupTrainer, tasks: TaskSet) -> None:
+        assert options.train is not None
+        arm, seed, groups = run
+        psnr: dict[str, float] = {}
+        for group in groups:
+            psnr.update(self._measure_group(options, trainer, group, tasks))
+        if not self.context.is_main:
+            return
+        if arm == "grouped" and seed == self.seeds[0]:
+            self._write_groups(groups, trainer)
         record = {
             "arm": arm, "seed": seed, "config": self._config(options), "groups": groups,
             "iterations": options.train.total_iter, "psnr": psnr,
@@ -179,7 +193,7 @@ class CompareGrouping(Runner):
         self.context.barrier()
         trainer.memo.reload()
 
-    def _measure(
+    def _measure_group(
         self, options: Options, trainer: GroupTrainer, group: tuple[str, ...], tasks: TaskSet
     ) -> dict[str, float]:
         trained = trainer.memo.get(group)
