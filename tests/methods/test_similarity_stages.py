@@ -278,6 +278,31 @@ def test_compare_stage_resumes(root, monkeypatch):
     assert len(list(read_jsonl(root / "experiments/compare/measured.jsonl"))) == 5
 
 
+def _compare_on_rank(rank, options, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    make_runner(options, replace(context(), rank=rank, world_size=2)).run()
+
+
+def test_two_ranks_compare_as_one_does(root, tmp_path):
+    """They share trainings and images, wait for each other, and only rank 0 writes."""
+    run = {"type": "CompareGrouping", "val": "images", "test": "images", "seeds": [0], "processes": 1}
+    run |= {"groups": [NAMES[:2], NAMES[2:]], "arms": ["mixed", "grouped", "random"]}
+    alone, shared = (options_of(root, name, run) for name in ("compare_alone", "compare_shared"))
+    make_runner(alone, context()).run()
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=_compare_on_rank, args=(k, shared, tmp_path)) for k in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=120)
+    assert [p.exitcode for p in ranks] == [0, 0]
+    found = [read_json(root / f"experiments/compare_{name}/comparison.json") for name in ("alone", "shared")]
+    assert [(r["arm"], r["groups"]) for r in found[0]["runs"]] == [(r["arm"], r["groups"]) for r in found[1]["runs"]]
+    for one, two in zip(found[0]["runs"], found[1]["runs"], strict=True):
+        assert two["psnr"] == pytest.approx(one["psnr"], abs=1e-9)
+    assert len(list(read_jsonl(root / "experiments/compare_shared/measured.jsonl"))) == 3
+
+
 def test_compare_stage_measures_other_groups_and_configurations_anew(root, monkeypatch):
     """Records of another grouping or another budget neither count as done nor appear among the runs."""
     calls = []
