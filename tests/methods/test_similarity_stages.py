@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,6 +246,37 @@ def test_processes_know_the_users_files_and_say_when_one_is_killed(root, tmp_pat
 
 
 @pytest.mark.slow  # two fresh processes import torch
+def _say_pid_and_wait(folder):
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def _parent_of_a_worker(folder):
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=trainings._start_worker, initargs=(1, [], [])
+    ) as pool:
+        pool.submit(_say_pid_and_wait, folder).result()
+
+
+def test_a_worker_leaves_when_its_parent_is_killed(tmp_path):
+    """A second writer in the folder of a resumed training would spoil it."""
+    parent = multiprocessing.get_context("spawn").Process(target=_parent_of_a_worker, args=(tmp_path,))
+    parent.start()
+    pid = tmp_path / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text() != "", "the worker begins", seconds=90)
+    worker = Path(f"/proc/{pid.read_text()}")
+    parent.kill()
+    parent.join()
+    wait_until(lambda: not worker.exists() or "Z" in (worker / "stat").read_text().split()[2], "the worker leaves")
+
+
+def wait_until(is_so, what, *, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
 def test_processes_train_the_same_weights(root, tmp_path):
     options = search_options(root)
     with GroupTrainer(options, context(), tmp_path, val="images", processes=2) as trainer:

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -161,8 +162,17 @@ def _work(
     return train_group(options, context, root, names, val=val, metric=metric)
 
 
+def _leave_with_parent() -> None:
+    """Else a worker whose parent was killed would go on, in the folder that the restarted stage resumes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _start_worker(threads: int, files: Sequence[str], modules: Sequence[str]) -> None:
     """A spawned process knows no registered methods yet, nor what the user has added."""
+    Thread(target=_leave_with_parent, daemon=True).start()
     import tgsr.methods  # noqa: F401 - registers
 
     for file in files:
