@@ -103,7 +103,7 @@ def test_training_masks_and_report(stage):
     page = (root / "results/report/report/report.md").read_text()
     assert "Which regions each branch owns" in page
     assert "Rank correlation with Table V" in page
-    stage("plain_test", run={"type": "Test", "save_images": False}, path=path)
+    stage("plain_test", run={"type": "Test"}, val={"save_img": False}, path=path)
     tested, trained = (Metrics.read(root / "results" / n).datasets["small"]["metrics"] for n in ("plain_test", "run_0"))
     assert tested["psnr"]["mean"] == pytest.approx(trained["psnr"]["mean"])
 

@@ -118,6 +118,8 @@ def cross_check(options: Options) -> list[ConfigError]:
                 complain("model", f"AdversarialModel needs '{key}'", "add it, or use PixelModel")
     if options.model == "PixelModel" and train is not None and train.gan is not None:
         complain("train.gan", "PixelModel has no adversarial loss", "set model: AdversarialModel")
+    if train is not None and train.clip_grad_norm == 0:
+        complain("train.clip_grad_norm", "0 would clip every gradient to nothing", "leave it out for no clipping")
     if train is not None and not train.losses and train.gan is None:
         complain("train.losses", "there is no loss to minimise", "add one, for example pixel: {type: L1Loss}")
     if train is not None and options.run is None:
@@ -163,8 +165,7 @@ def _import_modules(data: PlacedDict) -> None:
         where = f"{place}: import_modules"
         try:
             if entry.endswith(".py"):
-                root = Path() if place.startswith(COMMAND_LINE) else Path(place.rsplit(":", 1)[0]).parent
-                import_file(root / entry)
+                import_file(_module_file(entry, place))
             else:
                 importlib.import_module(entry)
         except ModuleNotFoundError as error:
@@ -175,6 +176,12 @@ def _import_modules(data: PlacedDict) -> None:
             raise ConfigError(f"there is no file '{error.filename}'", place=where) from None
         except Exception as error:
             raise ConfigError(f"'{entry}' cannot be imported: {type(error).__name__}: {error}", place=where) from error
+
+
+def _module_file(entry: str, place: str) -> Path:
+    """The file of a `.py` entry: relative to the option file of its place, or to the working folder."""
+    root = Path() if place.startswith(COMMAND_LINE) else Path(place.rsplit(":", 1)[0]).parent
+    return root / entry
 
 
 def import_file(path: Path) -> None:
@@ -230,8 +237,14 @@ def options_hash(options: Options) -> str:
 
 
 def write_options(options: Options, path: Path | str) -> None:
-    """Write the options as run, defaults included, as an option file."""
-    text = yaml.safe_dump(to_plain(options), sort_keys=False, allow_unicode=True, width=120)
+    """Write the options as run, defaults included, as an option file; `.py` files to import get their whole paths."""
+    plain = to_plain(options)
+    place = options.places.get("import_modules", COMMAND_LINE)
+    plain["import_modules"] = [  # the written file lies in another folder
+        str(_module_file(entry, place).resolve()) if entry.endswith(".py") else entry
+        for entry in plain["import_modules"]
+    ]
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
     write_atomic(path, lambda f: f.write(text.encode()))
 
 

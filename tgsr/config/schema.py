@@ -121,7 +121,8 @@ class TrainOptions:
 class ValOptions:
     val_freq: PositiveInt | None = None
     """None: after the last iteration only."""
-    save_img: bool = False
+    save_img: bool = True
+    """Keep restored images, inputs and baselines of the last measurement, for reports; false: the numbers alone."""
     metrics: dict[str, MetricSpec] = field(default_factory=FrozenDict)
     tile: PositiveInt | None = None
     """Tile edge in LQ pixels; None: tiles only above `max_pixels`."""

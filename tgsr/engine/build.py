@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tgsr.archs.base import RestorationNetwork
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
 from tgsr.data.loader import TrainLoader
@@ -35,10 +36,25 @@ def build_tasks(options: Options) -> TaskSet:
         if options.tasks.set is not None:
             raise ConfigError("tasks need a degradation section", place=f"{options.name}: tasks.set")
         return TaskSet([Task("real_pairs", RealPairs())])
-    space = options.degradation.space.build()
-    if options.tasks.set is None:
-        return TaskSet([Task(WHOLE_SPACE, space)])
-    return options.tasks.set.build(space=space)
+    space, spec = options.degradation.space.build(), options.tasks.set
+    tasks = TaskSet([Task(WHOLE_SPACE, space)]) if spec is None else spec.build(space=space)
+    _check_scale(options, tasks)
+    return tasks
+
+
+def _check_scale(options: Options, tasks: TaskSet) -> None:
+    """ConfigError when a task makes LQ images of another size than the run's scale asks for."""
+    for task in tasks:
+        if isinstance(task.space, RealPairs):
+            continue
+        scale = task.space.pipeline.scale
+        if scale != options.scale:
+            key = "degradation.space" if options.tasks.set is None else "tasks.set"
+            raise ConfigError(
+                f"scale is {options.scale}, but the task '{task.name}' degrades by {scale}",
+                place=f"{options.name}: {key}",
+                remedy="make scale and that of the degradation agree",
+            )
 
 
 def build_task_sampler(options: Options, tasks: TaskSet) -> TaskSampler:
@@ -61,6 +77,13 @@ def build_network(options: Options) -> nn.Module:
         raise ConfigError("there is no network", place=f"{options.name}: network_g")
     torch.manual_seed(seed63(options.manual_seed, "init-g"))
     net = options.network_g.build()
+    own = net.scale if isinstance(net, RestorationNetwork) else None
+    if own is not None and own != options.scale:
+        raise ConfigError(
+            f"scale is {options.scale}, but this {options.network_g.type} enlarges by {own}",
+            place=f"{options.name}: network_g",
+            remedy="make scale and network_g agree",
+        )
     path = options.path
     if path.pretrain_network_g is not None:
         load_into(net, path.pretrain_network_g, strict=path.strict_load_g, key=path.param_key_g)
@@ -122,11 +145,19 @@ def build_model(options: Options, context: Context, weighting: LossWeighting) ->
 
 
 def build_val_sets(options: Options) -> dict[str, Any]:
-    """Validation sets by name. GT sets are degraded by the whole space unless a task is given at validation."""
-    tasks = None
+    """Validation sets by name. GT sets are degraded by the whole space unless they name a task of the run, or a task
+    is given at validation.
+    """
+    whole = named = None
+    specs = options.datasets.val
+    of_the_run = {name for name, spec in specs.items() if spec.kwargs.get("task") not in (None, WHOLE_SPACE)}
     if options.degradation is not None:
-        tasks = TaskSet([Task(WHOLE_SPACE, options.degradation.space.build())])
-    return {name: spec.build(scale=options.scale, tasks=tasks) for name, spec in options.datasets.val.items()}
+        whole = TaskSet([Task(WHOLE_SPACE, options.degradation.space.build())])
+        named = build_tasks(options) if of_the_run else None
+    return {
+        name: spec.build(scale=options.scale, tasks=named if name in of_the_run else whole)
+        for name, spec in specs.items()
+    }
 
 
 def preflight(dataset: Any, context: Context, *, skip_bad: bool = False) -> None:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tgsr.utils.errors import CheckpointError, UserError
@@ -22,6 +23,7 @@ from tgsr.utils.files import write_atomic
 
 logger = logging.getLogger("tgsr")
 STATE_VERSION = 1
+_PRIMITIVES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 MAX_UNWRITTEN = 2
 """Checkpoints in memory at most: the best weights and the checkpoint of one iteration."""
 
@@ -68,13 +70,25 @@ class Experiment:
         return sorted(int(p.stem) for p in self.states.glob("*.state") if p.stem.isdigit())
 
     def load_newest(self) -> dict[str, Any] | None:
-        """The newest state that can be read; damaged ones are passed over with a warning."""
-        for iteration in reversed(self.iterations()):
+        """The newest state that can be read; damaged ones are passed over with a warning. None where there are none.
+
+        Raises:
+            CheckpointError: there are states, and none can be read: starting over would put an end to this run.
+        """
+        iterations = self.iterations()
+        for iteration in reversed(iterations):
             path = self.states / f"{iteration}.state"
             try:
                 return load_state(path)
             except CheckpointError as error:
                 logger.warning("%s; trying the one before", error)
+        if iterations:
+            raise CheckpointError(
+                f"none of the {len(iterations)} training states can be read",
+                place=str(self.states),
+                remedy="mend what the warnings say; to start from the beginning, run without --auto_resume (the "
+                "experiment is moved aside, not lost)",
+            )
         return None
 
     def set_aside(self, *, after: int) -> None:
@@ -111,8 +125,11 @@ def snapshot(value: Any, copies: dict[Any, torch.Tensor] | None = None) -> Any:
     """A copy on the CPU that later training steps do not change.
 
     Args:
-        value: tensors and primitives in mappings, lists and tuples.
+        value: tensors and primitives in mappings, lists and tuples; NumPy's numbers become Python's.
         copies: what has been copied already; the same memory is copied once, for a state holds the weights again.
+
+    Raises:
+        CheckpointError: something else, which could be written but never read back.
     """
     copies = {} if copies is None else copies
     if isinstance(value, torch.Tensor):
@@ -124,6 +141,13 @@ def snapshot(value: Any, copies: dict[Any, torch.Tensor] | None = None) -> Any:
         return {k: snapshot(v, copies) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(snapshot(v, copies) for v in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if not isinstance(value, _PRIMITIVES):
+        raise CheckpointError(
+            f"a checkpoint cannot hold {type(value).__module__}.{type(value).__name__}",
+            remedy="let state_dict() return tensors, numbers, strings, lists and dicts",
+        )
     return value
 
 

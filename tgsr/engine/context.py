@@ -79,12 +79,24 @@ def _started_by_srun(env: Mapping[str, str]) -> bool:
     return "SLURM_STEP_ID" in env and _leading_number(env.get("SLURM_NTASKS", "1")) > 1
 
 
+def _is_bound_to_task(env: Mapping[str, str], local_rank: int) -> bool:
+    """Whether SLURM shows this task one GPU and hides the others', as `srun --gpus-per-task=1` does."""
+    # Under a torchrun that srun started, several processes share the task and its GPU.
+    if "SLURM_PROCID" not in env or env.get("SLURM_LOCALID", "0") != str(local_rank):
+        return False
+    visible = env.get("CUDA_VISIBLE_DEVICES", "")
+    names_one = env.get("SLURM_STEP_GPUS", "").isdigit() or (visible != "" and "," not in visible)
+    return "SLURM_GPUS_PER_TASK" in env or names_one
+
+
 def resolve_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
     """The device of this process; ConfigError when CUDA is asked for and absent."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("the options ask for CUDA, but torch sees no CUDA device", remedy="set device: cpu or auto")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
+    if torch.cuda.device_count() == 1 and _is_bound_to_task(os.environ, local_rank):
+        return torch.device("cuda", 0)
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"local rank {local_rank} has no GPU of its own: this machine shows {torch.cuda.device_count()}",

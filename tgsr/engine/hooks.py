@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tgsr")
 MAX_BAD_STEPS_IN_A_ROW = 10
+MAX_BAD_BATCHES = 10
+"""Files of bad batches of one rank and start."""
 MAX_TASKS_IN_LOG = 64
 
 
@@ -52,7 +55,7 @@ class GuardHook(Hook):
 
     def __init__(self, action: str) -> None:
         self.action = action
-        self.num_in_a_row = 0
+        self.num_in_a_row = self.num_written = 0
         self._pending: tuple[int, torch.Tensor, Any, StepResult, Sequence[Batch]] | None = None
 
     def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
@@ -87,9 +90,13 @@ class GuardHook(Hook):
         names = [name for name, flag in zip(result.checks, flags.tolist(), strict=True) if flag]
         ids = sorted(set(result.task_ids.tolist()))
         tasks = ", ".join(trainer.tasks[i].name for i in ids[:8]) + (" ..." if len(ids) > 8 else "")
-        path = trainer.experiment.path / f"bad_batch_{iteration}_rank{trainer.context.rank}.pth"
-        save_torch(path, dump_batches(batches))
-        text = f"not finite at iteration {iteration}: {', '.join(names)} (tasks: {tasks}; the batch is in {path})"
+        text = f"not finite at iteration {iteration}: {', '.join(names)} (tasks: {tasks}"
+        if self.num_written < MAX_BAD_BATCHES:
+            self.num_written += 1
+            path = trainer.experiment.path / f"bad_batch_{iteration}_rank{trainer.context.rank}.pth"
+            save_torch(path, dump_batches(batches))
+            text += f"; the batch is in {path}"
+        text += ")"
         if self.action == "stop" or self.num_in_a_row > MAX_BAD_STEPS_IN_A_ROW:
             raise UserError(
                 text,
@@ -183,19 +190,40 @@ class ValidationHook(Hook):
     def __init__(self, *, every: int | None, best: Mapping[str, str]) -> None:
         self.every, self.best = every, dict(best)
         self.records: dict[str, float] = {}
+        self.done: int | None = 0
+        """Iteration of the last validation; None: of the checkpoint, which came after it (older states)."""
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Whether the weights of this iteration are to be validated and have not been."""
+        is_last = trainer.iteration == trainer.total_iter
+        is_wanted = is_last or (self.every is not None and trainer.iteration % self.every == 0)
+        return is_wanted and bool(trainer.val_sets) and self.done != trainer.iteration
+
+    def before_train(self, trainer: Trainer) -> None:
+        """A run that goes on from the checkpoint before a validation makes up for it."""
+        if self.done is None:
+            self.done = trainer.iteration
+        if trainer.iteration > 0 and self.is_due(trainer):
+            self._validate(trainer)
 
     def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
-        is_last = trainer.iteration == trainer.total_iter
-        if is_last or (self.every is not None and trainer.iteration % self.every == 0):
-            for name, dataset in trainer.val_sets.items():
-                values = validate(trainer.restore, dataset, trainer.metrics, trainer.context).means()
-                trainer.log.event("val", trainer.iteration, dataset=name, metrics=values)
-                logger.info("iter %d  %s: %s", trainer.iteration, name, pretty(values))
-                self._keep_best(trainer, name, values)
+        if self.is_due(trainer):
+            self._validate(trainer)
+
+    def _validate(self, trainer: Trainer) -> None:
+        found = {
+            name: validate(trainer.restore, dataset, trainer.metrics, trainer.context).means()
+            for name, dataset in trainer.val_sets.items()
+        }
+        for name, values in found.items():
+            trainer.log.event("val", trainer.iteration, dataset=name, metrics=values)
+            logger.info("iter %d  %s: %s", trainer.iteration, name, pretty(values))
+            self._keep_best(trainer, name, values)
+        self.done = trainer.iteration
 
     def _keep_best(self, trainer: Trainer, name: str, values: Mapping[str, float]) -> None:
         metric = self.best.get(name)
-        if metric is None or metric not in values:
+        if metric is None or math.isnan(values.get(metric, math.nan)):
             return
         sign = 1 if trainer.metrics[metric].higher_is_better else -1
         key = f"{name}/{metric}"
@@ -207,19 +235,28 @@ class ValidationHook(Hook):
                 trainer.writer.save_named(file, trainer.weights()["net_g"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"records": dict(self.records)}
+        return {"records": dict(self.records), "done": self.done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.records = dict(state["records"])
+        self.records = {key: value for key, value in state["records"].items() if not math.isnan(value)}
+        self.done = state.get("done")
 
 
 class CheckpointHook(Hook):
-    """Saves every `every` iterations, at the end, and when somebody asks the run to stop."""
+    """Saves every `every` iterations, at the end, and when somebody asks the run to stop.
 
-    def __init__(self, *, every: int) -> None:
-        self.every = every
+    Args:
+        every: iterations.
+        before: save only where this validation comes next. It may fail (an image too small for a metric, memory), and
+            what was trained must not be lost with it; the checkpoint after it replaces this one.
+    """
+
+    def __init__(self, *, every: int, before: ValidationHook | None = None) -> None:
+        self.every, self.before = every, before
 
     def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
+        if self.before is not None and not self.before.is_due(trainer):
+            return
         if trainer.iteration % self.every == 0 or trainer.iteration == trainer.total_iter or trainer.is_stopping:
             trainer.save()
 

@@ -34,7 +34,8 @@ class TaskLedger:
         values = torch.stack([torch.where(is_good, total, 0.0), is_good.double()])
         self._tasks.index_add_(1, result.task_ids, values)
         for name, value in result.losses.items():
-            sums = torch.stack([value.double().sum(), value.new_tensor(len(value), dtype=torch.float64)])
+            summed = value.double().sum()
+            sums = torch.stack([summed, torch.full_like(summed, len(value))])  # made on the device: nothing waits
             self._named[name] = self._named[name] + sums if name in self._named else sums
         for name, scalar in result.scalars.items():
             self._scalars[name] = self._scalars[name] + scalar.double() if name in self._scalars else scalar.double()

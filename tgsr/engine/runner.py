@@ -19,7 +19,7 @@ from tgsr.utils.registry import Registry
 
 logger = logging.getLogger("tgsr")
 RUNNERS = Registry("stage", package="tgsr.engine")
-_KIND = Kind("tgsr.engine.runner:RUNNERS", runtime=("options", "context"))
+_TRAINING = Spec(Kind("tgsr.engine.runner:RUNNERS", runtime=("options", "context")), "Train")
 
 
 class Runner(ABC):
@@ -29,6 +29,10 @@ class Runner(ABC):
         options: the whole option file.
         context: this process.
     """
+
+    continues_other_options = True
+    """Whether the stage itself tells which of its work counts after its options have changed, as those with memos do;
+    otherwise a chain starts it afresh."""
 
     def __init__(self, *, options: Options, context: Context) -> None:
         self.options, self.context = options, context
@@ -49,14 +53,16 @@ class Runner(ABC):
 
 def make_runner(options: Options, context: Context) -> Runner:
     """The stage that an option file describes; plain training when it names none."""
-    spec = options.run or Spec(_KIND, "Train")
+    spec = options.run or _TRAINING
     return spec.build(options=options, context=context)
 
 
-def run_stage(options: Options, context: Context) -> bool:
+def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) -> bool:
     """Run a stage and mark it as done; a done stage of the same options and inputs is not run again when resuming.
 
-    Where a file that it reads has changed since (a grouping searched anew, weights trained anew), it starts afresh.
+    Where a file that it reads has changed since (a grouping searched anew, weights trained anew), it starts afresh; in
+    a chain also a done training whose options have changed. What was there is moved aside. Outside a chain such a
+    training goes on, as `--auto_resume` says: so it can be made longer.
 
     Returns:
         Whether it is done; False when it was asked to stop.
@@ -65,7 +71,8 @@ def run_stage(options: Options, context: Context) -> bool:
         return _run(options, context)
     marker = Path(options.path.experiments_root) / options.name / "stage.json"
     inputs = context.from_main(input_digests(options) if context.is_main else {})
-    found = _read_marker(marker, options) if context.auto_resume else None
+    marked = _read_marker(marker) if context.auto_resume else None
+    found = marked if marked is not None and marked.get("options") == options_hash(options) else None
     known = None if found is None else found.get("inputs")
     changed = [] if known is None else [name for name, digest in inputs.items() if known.get(name) != digest]
     if found is not None and not changed and (known is not None or not inputs):
@@ -74,6 +81,9 @@ def run_stage(options: Options, context: Context) -> bool:
     auto_resume = context.auto_resume
     if changed:
         logger.warning("%s starts afresh, since what it reads has changed: %s", options.name, ", ".join(changed))
+        context.auto_resume = False
+    elif is_in_chain and marked is not None and found is None and not _stage_class(options).continues_other_options:
+        logger.warning("%s starts afresh, since its options have changed", options.name)
         context.auto_resume = False
     try:
         return _run(options, context, marker=marker, inputs=inputs)
@@ -98,13 +108,16 @@ def _run(
     return True
 
 
-def _read_marker(marker: Path, options: Options) -> dict[str, Any] | None:
-    """The marker of a stage done with these options."""
+def _read_marker(marker: Path) -> dict[str, Any] | None:
+    """The marker of a done stage."""
     try:
-        found = read_json(marker)
+        return read_json(marker)
     except DataError:
         return None
-    return found if found.get("options") == options_hash(options) else None
+
+
+def _stage_class(options: Options) -> type[Runner]:
+    return RUNNERS.get((options.run or _TRAINING).type)
 
 
 def input_digests(options: Options) -> dict[str, str]:
@@ -156,7 +169,7 @@ class Chain(Runner):
         stages = self.load()
         for number, options in enumerate(stages, 1):
             logger.info("stage %d of %d: %s", number, len(stages), options.name)
-            if not run_stage(options, self.context):
+            if not run_stage(options, self.context, is_in_chain=True):
                 return
 
     def check(self) -> list[str]:

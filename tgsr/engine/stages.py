@@ -10,14 +10,17 @@ import torch
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
+from tgsr.data.batch import Batch
 from tgsr.engine import build
 from tgsr.engine.context import Context
+from tgsr.engine.hooks import Hook
 from tgsr.engine.logger import pretty
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.tiling import TiledRestorer
 from tgsr.engine.trainer import Trainer
-from tgsr.engine.validation import Restore, evaluate
+from tgsr.engine.validation import Restore, evaluate, validate
 from tgsr.models.precision import Precision, resolve_precision
+from tgsr.tasks.task import Task
 from tgsr.utils.errors import UserError
 from tgsr.utils.files import write_json
 
@@ -30,14 +33,21 @@ class Train(Runner):
 
     Attributes:
         trainer: after `run`, for those who want more than files.
+        measure: whether the final weights are measured.
     """
 
     trainer: Trainer
+    measure = True
+    continues_other_options = False
+
+    def hooks(self) -> list[Hook]:
+        """In addition to the trainer's own."""
+        return []
 
     def run(self) -> None:
-        trainer = self.trainer = Trainer(self.options, self.context)
+        trainer = self.trainer = Trainer(self.options, self.context, hooks=self.hooks())
         trainer.run()
-        if trainer.is_stopping or not trainer.val_sets:
+        if trainer.is_stopping or not self.measure or not trainer.val_sets:
             return
         write_metrics(
             self.options,
@@ -47,14 +57,24 @@ class Train(Runner):
             trainer.metrics,
             weights=trainer.experiment.models / "net_g_latest.pth",
             iteration=trainer.iteration,
+            save_images=self.options.val.save_img,
         )
 
     def check(self) -> list[str]:
-        """One real step in memory: builds everything, reads one batch, names parameters that get no gradient."""
+        """One real step in memory and the first image of every validation set.
+
+        Builds everything, reads one batch, measures, names parameters that get no gradient.
+        """
         trainer = Trainer(self.options, self.context)
+        assert self.options.train is not None
+        every = self.options.train.net_d_iters
+        first = -(-self.options.train.net_d_init_iters // every) * every  # in which the generator learns
         try:
             batches = next(trainer.data.iterations(0, 1))
-            trainer.model.step(batches, 0)
+            trainer.model.step(batches, first)
+            for name, dataset in trainer.val_sets.items():
+                validate(trainer.restore, _FirstImage(dataset), trainer.metrics, self.context)
+                logger.info("%s: the first image can be measured", name)
         finally:
             trainer.data.close()
         problems = []
@@ -72,17 +92,25 @@ class Train(Runner):
         return problems
 
 
+class _FirstImage:
+    """A data set without its other images."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return min(1, len(self.dataset))
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(index)
+
+    def val_sample(self, index: int, task: Task | None = None) -> Batch:
+        return self.dataset.val_sample(index, task)
+
+
 @RUNNERS.register()
 class Test(Runner):
-    """Measure given weights on the sets under `datasets.val`.
-
-    Args:
-        save_images: keep restored images and what strips need.
-    """
-
-    def __init__(self, *, options: Options, context: Context, save_images: bool = True) -> None:
-        super().__init__(options=options, context=context)
-        self.save_images = save_images
+    """Measure given weights on the sets under `datasets.val`."""
 
     def run(self) -> None:
         weights = self.options.path.pretrain_network_g
@@ -98,7 +126,7 @@ class Test(Runner):
             build.build_metrics(self.options),
             weights=weights,
             iteration=None,
-            save_images=self.save_images,
+            save_images=self.options.val.save_img,
         )
 
 
@@ -125,7 +153,7 @@ def write_metrics(
     *,
     weights: Path,
     iteration: int | None,
-    save_images: bool = True,
+    save_images: bool,
 ) -> dict[str, Any]:
     """Evaluate and write `results/<name>/metrics.json`; the content, on all ranks."""
     results = Path(options.path.results_root) / options.name
@@ -142,6 +170,7 @@ def write_metrics(
             "seed": options.manual_seed,
             "weights": str(weights),
             "iteration": iteration,
+            "precision": resolve_precision(options.precision, context.device),
         },
         save_images=save_images,
     )

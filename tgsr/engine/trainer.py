@@ -58,11 +58,13 @@ class Trainer:
                 build.preflight(val_set, context)
         self.metrics = build.build_metrics(options)
         self.restore = build.build_restorer(options, self.model)
+        validation = ValidationHook(every=options.val.val_freq, best=options.logger.best)
         self.hooks: list[Hook] = [
             GuardHook(options.train.on_nan),
             LogHook(every=options.logger.print_freq),
-            ValidationHook(every=options.val.val_freq, best=options.logger.best),
             *hooks,
+            CheckpointHook(every=options.logger.save_checkpoint_freq, before=validation),
+            validation,
             CheckpointHook(every=options.logger.save_checkpoint_freq),
         ]
         # state

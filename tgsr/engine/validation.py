@@ -78,7 +78,7 @@ def validate(
         batch: Batch = dataset.val_sample(i, task)
         restored = restore(batch.lq).clamp(0, 1)
         values = {
-            name: metric(restored[0], None if batch.gt is None else batch.gt[0])
+            name: float(metric(restored[0], None if batch.gt is None else batch.gt[0]))
             for name, metric in metrics.items()
             if batch.gt is not None or not metric.needs_gt
         }

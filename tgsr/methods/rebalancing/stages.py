@@ -16,7 +16,7 @@ from tgsr.engine import build
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
 from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.engine.stages import write_metrics
+from tgsr.engine.stages import Train
 from tgsr.engine.trainer import Trainer
 from tgsr.methods.rebalancing.references import References
 from tgsr.models.base import StepResult
@@ -81,38 +81,19 @@ def read_weights(path: Path | str) -> list[dict[str, Any]]:
 
 
 @RUNNERS.register()
-class Rebalance(Runner):
+class Rebalance(Train):
     """Training with any task sampler and loss weighting that also writes `weights.jsonl`.
 
     Args:
         measure: measure the final weights on the sets under `datasets.val`, as plain training does.
     """
 
-    trainer: Trainer
-
     def __init__(self, *, options: Options, context: Context, measure: bool = True) -> None:
         super().__init__(options=options, context=context)
         self.measure = measure
 
-    def run(self) -> None:
-        trainer = self.trainer = Trainer(self.options, self.context, hooks=[WeightsHook()])
-        trainer.run()
-        if trainer.is_stopping or not self.measure or not trainer.val_sets:
-            return
-        weights = trainer.experiment.models / "net_g_latest.pth"
-        write_metrics(
-            self.options, self.context, trainer.restore, trainer.val_sets, trainer.metrics,
-            weights=weights, iteration=trainer.iteration,
-        )  # fmt: skip
-
-    def check(self) -> list[str]:
-        """Builds everything, reads one batch and makes one step in memory."""
-        trainer = Trainer(self.options, self.context)
-        try:
-            trainer.model.step(next(trainer.data.iterations(0, 1)), 0)
-        finally:
-            trainer.data.close()
-        return []
+    def hooks(self) -> list[Hook]:
+        return [WeightsHook()]
 
 
 @RUNNERS.register()
