@@ -20,7 +20,7 @@ class RestorationNetwork(nn.Module):
     `forward` takes any size: it pads to `size_multiple` by reflection and crops the result.
 
     Attributes:
-        scale: output size divided by input size.
+        scale: output size divided by input size; None where an adapter cannot tell.
         size_multiple: `compute` needs a height and width that are multiples of this. Tiles whose corners lie on
             multiples of it see the same windows as the whole image.
         receptive_field: width in LQ pixels of what one output pixel sees, always odd: `2 * r + 1`, where an overlap of

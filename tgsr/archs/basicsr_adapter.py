@@ -58,7 +58,8 @@ def _adapted(library: type[nn.Module]) -> type[nn.Module]:
         library.__init__(self, *args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        self.scale = int(bound.arguments.get("upscale", bound.arguments.get("scale", 1)) or 1)
+        names = [name for name in ("upscale", "scale") if name in bound.arguments]
+        self.scale = int(bound.arguments[names[0]] or 1) if names else None
 
     def compute(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         return library.forward(self, *args, **kwargs)

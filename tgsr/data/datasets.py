@@ -45,7 +45,8 @@ class GTDataset(ImageDataset):
         degrade_size: edge of the crop that is degraded before `gt_size` is cut; None: `gt_size` itself.
         use_hflip: mirror half of the samples.
         use_rot: also mirror top-bottom and transpose.
-        task: in validation, degrade every image with the task of this name; None: image `i` with task `i mod T`.
+        task: in validation, degrade every image with the task of this name; None: with the whole space (where a program
+            hands T tasks over: image `i` with task `i mod T`).
         val_crop: in validation, use the central square of this edge only.
         max_images: use the first so many images only.
         val_draws: in validation, take every image so many times, each with a draw of its own.

@@ -113,12 +113,13 @@ class AdversarialModel(PixelModel):
         self.d.optimizer.zero_grad(set_to_none=True)
         collected: dict[str, list[torch.Tensor]] = {}
         for k, (batch, fake) in enumerate(zip(batches, restored, strict=True)):
-            with self.precision.autocast():
-                real_logits = self.d.forward(self._real_images(batch)).float()
-                fake_logits = self.d.forward(fake).float()
-                parts = self.gan.discriminator(fake_logits, real_logits)
-            loss = torch.stack([p.mean() for p in parts.values()]).sum()
-            self._backward(self.d, loss / len(batches), sync=k == len(batches) - 1)
+            with self._exchange(self.d, sync=k == len(batches) - 1):
+                with self.precision.autocast():
+                    real_logits = self.d.forward(self._real_images(batch)).float()
+                    fake_logits = self.d.forward(fake).float()
+                    parts = self.gan.discriminator(fake_logits, real_logits)
+                loss = torch.stack([p.mean() for p in parts.values()]).sum()
+                self.precision.backward(loss / len(batches))
             for name, value in parts.items():
                 collected.setdefault(name, []).append(value.detach().reshape(-1))
         return {name: torch.cat(values) for name, values in collected.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,11 +200,12 @@ class RestorationModel(ABC):
         """Torch's own random state (dropout, drop path) from the iteration, so that no checkpoint has to hold it."""
         torch.manual_seed(seed63(self.parts.seed, "model", iteration, self.parts.rank))
 
-    def _backward(self, part: Trained, loss: torch.Tensor, *, sync: bool) -> None:
-        """Backward, exchanging gradients between ranks only in the last micro batch."""
-        no_sync = getattr(part.forward, "no_sync", nullcontext)
-        with nullcontext() if sync else no_sync():
-            self.precision.backward(loss)
+    def _exchange(self, part: Trained, *, sync: bool) -> AbstractContextManager[None]:
+        """Around forward, losses and backward of one micro batch: ranks exchange gradients only where `sync`.
+
+        The forward belongs inside: it is there that DistributedDataParallel decides for the backward.
+        """
+        return nullcontext() if sync else getattr(part.forward, "no_sync", nullcontext)()
 
     def _update(self, part: Trained, flags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Clip, check and step.

@@ -74,12 +74,13 @@ class PixelModel(RestorationModel):
         collected: dict[str, list[torch.Tensor]] = {}
         restored = []
         for k, batch in enumerate(batches):
-            with self.precision.autocast():
-                outputs = as_outputs(self.g.forward(batch.lq))
-                losses = self._generator_losses(outputs, batch, iteration)
-            total = torch.stack(list(losses.values())).sum(0)
-            loss = weighting.reduce(total, task_ids[k], iteration, whole)
-            self._backward(self.g, loss / len(batches), sync=k == len(batches) - 1)
+            with self._exchange(self.g, sync=k == len(batches) - 1):
+                with self.precision.autocast():
+                    outputs = as_outputs(self.g.forward(batch.lq))
+                    losses = self._generator_losses(outputs, batch, iteration)
+                total = torch.stack(list(losses.values())).sum(0)
+                loss = weighting.reduce(total, task_ids[k], iteration, whole)
+                self.precision.backward(loss / len(batches))
             for name, value in losses.items():
                 collected.setdefault(name, []).append(value.detach())
             restored.append(outputs["sr"].detach())
