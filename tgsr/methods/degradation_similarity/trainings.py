@@ -305,8 +305,9 @@ class GroupTrainer:
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
-            for child in multiprocessing.active_children():
-                child.terminate()  # SIGTERM: a training saves its checkpoint and leaves
+            if error[0] is not None:
+                for child in multiprocessing.active_children():
+                    child.terminate()  # SIGTERM: a training saves its checkpoint and leaves
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
