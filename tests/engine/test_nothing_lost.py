@@ -49,6 +49,22 @@ def test_a_failing_validation_loses_nothing(tmp_path, monkeypatch):
     assert [i for i, _ in first] == [2, 4, 6]
 
 
+def test_a_made_up_validation_counts(tmp_path, monkeypatch):
+    """Of the last iteration: no step follows that would save it."""
+
+    def fails(*args, **kwargs):
+        raise UserError("out of memory")
+
+    only_last = {**VALIDATED, "val": {**VALIDATED["val"], "val_freq": 6}}
+    monkeypatch.setattr(hooks, "validate", fails)
+    with pytest.raises(UserError):
+        run(tmp_path, **only_last)
+    monkeypatch.undo()
+    for _ in range(2):
+        run(tmp_path, auto_resume=True, **only_last)
+    assert [e["iter"] for e in events(tmp_path, "val")] == [6]
+
+
 def test_no_start_from_the_beginning_where_no_state_can_be_read(tmp_path):
     run(tmp_path)
     folder = tmp_path / "experiments" / "toy"
@@ -69,6 +85,8 @@ def test_numbers_of_numpy_are_saved_as_python_numbers(tmp_path):
     writer.wait()
     assert experiment.load_newest()["record"] == 2.5
     assert type(experiment.load_newest()["count"][0]) is int
+    assert snapshot({np.int64(3): 1}) == {3: 1}
+    assert all(type(k) is int for k in snapshot({np.int64(3): 1}))
     with pytest.raises(CheckpointError, match=r"cannot hold .*ndarray"):
         snapshot({"hooks": {"mine": np.zeros(2)}})
 
@@ -133,8 +151,10 @@ def test_a_chain_does_not_relabel_weights_of_other_options(tmp_path, stage, resu
     for lr in (1e-3, 1e-3, 2e-3):
         run_with(lr, is_in_chain=True)
     assert stage.seen == [True, resumes]
+    raw["val"] = {**raw["val"], "max_pixels": 1000}  # another measurement of the same weights
+    run_with(2e-3, is_in_chain=True)
     run_with(3e-3, is_in_chain=False)
-    assert stage.seen == [True, resumes, True]
+    assert stage.seen == [True, resumes, True, True]
     assert Train.continues_other_options is False
 
 

@@ -82,10 +82,10 @@ def test_frozen_networks_of_losses_are_rounded_once_with_equal_losses_and_gradie
 
     for a, b in zip(gradient(is_held=True), gradient(is_held=False), strict=True):
         assert torch.equal(a, b)
-    learning = nn.Conv2d(3, 3, 1)
-    assert Precision("bf16", CPU).hold_frozen(learning).weight.dtype == torch.float32
-    frozen = nn.Conv2d(3, 3, 1).requires_grad_(False)
-    assert Precision("fp32", CPU).hold_frozen(frozen).weight.dtype == torch.float32
+    for mode, learns, says_so in (("bf16", True, True), ("bf16", False, False), ("fp32", False, True)):
+        net = nn.Conv2d(3, 3, 1).requires_grad_(learns)
+        net.called_under_autocast = says_so
+        assert Precision(mode, CPU).hold_frozen(net).weight.dtype == torch.float32
 
 
 def test_fused_momentum_is_refused():

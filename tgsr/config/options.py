@@ -39,6 +39,7 @@ __all__ = [
     "place_of",
     "input_paths",
     "to_plain",
+    "training_hash",
     "user_files",
     "write_options",
 ]
@@ -49,6 +50,7 @@ _NO_EFFECT = (
     ("path", "experiments_root"),
     ("path", "results_root"),
     ("path", "resume_state"),
+    ("val", "save_img"),
     ("datasets", "train", "num_worker_per_gpu"),
     ("datasets", "train", "prefetch_factor"),
     ("datasets", "train", "preflight"),
@@ -226,7 +228,18 @@ def to_plain(value: Any) -> Any:
 
 def options_hash(options: Options) -> str:
     """12 hex digits that depend on every option that can change a weight or a number."""
+    return _digest(to_plain(options))
+
+
+def training_hash(options: Options) -> str:
+    """The same for weights alone: without validation, unless the choice of tasks follows it."""
     plain = to_plain(options)
+    if options.val.val_tasks is None:
+        plain["val"], plain["datasets"]["val"] = {}, {}
+    return _digest(plain)
+
+
+def _digest(plain: dict[str, Any]) -> str:
     for *sections, key in _NO_EFFECT:
         part = plain
         for section in sections:

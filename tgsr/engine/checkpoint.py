@@ -138,7 +138,7 @@ def snapshot(value: Any, copies: dict[Any, torch.Tensor] | None = None) -> Any:
             copies[key] = value.detach().to("cpu", copy=True)
         return copies[key]
     if isinstance(value, Mapping):
-        return {k: snapshot(v, copies) for k, v in value.items()}
+        return {snapshot(k, copies): snapshot(v, copies) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(snapshot(v, copies) for v in value)
     if isinstance(value, np.generic):

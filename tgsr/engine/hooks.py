@@ -205,6 +205,7 @@ class ValidationHook(Hook):
             self.done = trainer.iteration
         if trainer.iteration > 0 and self.is_due(trainer):
             self._validate(trainer)
+            trainer.save()
 
     def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
         if self.is_due(trainer):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tgsr.config.options import input_paths, load_options, options_hash
+from tgsr.config.options import input_paths, load_options, options_hash, training_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
 from tgsr.engine.context import Context
@@ -61,8 +61,8 @@ def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) 
     """Run a stage and mark it as done; a done stage of the same options and inputs is not run again when resuming.
 
     Where a file that it reads has changed since (a grouping searched anew, weights trained anew), it starts afresh; in
-    a chain also a done training whose options have changed. What was there is moved aside. Outside a chain such a
-    training goes on, as `--auto_resume` says: so it can be made longer.
+    a chain also a done training whose options have changed, those of validation aside. What was there is moved aside.
+    Outside a chain such a training goes on, as `--auto_resume` says: so it can be made longer.
 
     Returns:
         Whether it is done; False when it was asked to stop.
@@ -82,7 +82,7 @@ def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) 
     if changed:
         logger.warning("%s starts afresh, since what it reads has changed: %s", options.name, ", ".join(changed))
         context.auto_resume = False
-    elif is_in_chain and marked is not None and found is None and not _stage_class(options).continues_other_options:
+    elif is_in_chain and found is None and _has_other_weights(marked, options):
         logger.warning("%s starts afresh, since its options have changed", options.name)
         context.auto_resume = False
     try:
@@ -100,8 +100,8 @@ def _run(
     context.barrier()
     if context.is_main:
         if marker is not None:
-            content = {"schema": "tgsr.stage", "version": 1, "options": options_hash(options), "inputs": inputs}
-            write_json(marker, content)
+            hashes = {"options": options_hash(options), "training": training_hash(options)}
+            write_json(marker, {"schema": "tgsr.stage", "version": 1, **hashes, "inputs": inputs})
         if context.after_stage is not None:
             context.after_stage(options)
     context.barrier()
@@ -116,8 +116,11 @@ def _read_marker(marker: Path) -> dict[str, Any] | None:
         return None
 
 
-def _stage_class(options: Options) -> type[Runner]:
-    return RUNNERS.get((options.run or _TRAINING).type)
+def _has_other_weights(marked: Mapping[str, Any] | None, options: Options) -> bool:
+    """Whether a done stage was trained with other options and would not notice it."""
+    if RUNNERS.get((options.run or _TRAINING).type).continues_other_options or marked is None:
+        return False
+    return marked.get("training", training_hash(options)) != training_hash(options)
 
 
 def input_digests(options: Options) -> dict[str, str]:

@@ -46,6 +46,8 @@ class VGGFeatures(nn.Module):
         weights: file with torchvision's weights; None: the torch.hub cache or the network.
     """
 
+    called_under_autocast = True
+
     def __init__(
         self,
         layers: Mapping[str, float] | list[str],

@@ -51,10 +51,12 @@ class Precision:
         rounded copy until the backward pass: 38 MiB beside the 76 MiB of a perceptual loss's VGG19.
 
         Args:
-            module: called under `autocast` only (the losses of a model).
+            module: its parts that say `called_under_autocast` (a loss of somebody else's may switch autocast off, and
+                then needs its weights as they were).
         """
         if self._autocast_dtype is not None:
-            for part in module.modules():
+            owners = [m for m in module.modules() if getattr(m, "called_under_autocast", False)]
+            for part in (part for owner in owners for part in owner.modules()):
                 if isinstance(part, (nn.Conv2d, nn.Linear)) and not any(p.requires_grad for p in part.parameters()):
                     part.to(self._autocast_dtype)
         return module

@@ -96,6 +96,8 @@ class GroupTasks(Runner):
         processes: for measuring PIS, per rank; None: one per core on a CPU, one on a GPU.
     """
 
+    continues_other_options = False
+
     def __init__(
         self,
         *,
