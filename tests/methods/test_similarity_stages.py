@@ -363,6 +363,9 @@ def test_compare_stage_measures_other_groups_and_configurations_anew(root, monke
     assert {r["arm"]: r["groups"] for r in compare(first[::-1])}["grouped"] == [sorted(g) for g in first]
     assert not calls
     (root / "experiments/regrouped/seed_0").rename(root / "experiments/regrouped/before")
+    assert len(compare([NAMES], ["mixed", "mixed_long", "grouped"])) == 3
+    assert len(calls) == 1  # with one group all three are the same network
+    (root / "experiments/regrouped/seed_0").rename(root / "experiments/regrouped/one_group")
     longer = {**base(root)["train"], "total_iter": 4}
     assert [(r["arm"], r["iterations"]) for r in compare(first, ["grouped"], train=longer)] == [("grouped", 4)]
     assert len(calls) == 2

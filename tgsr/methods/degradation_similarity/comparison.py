@@ -80,10 +80,10 @@ class CompareGrouping(Runner):
     def run(self) -> None:
         tasks = all_tasks(self.options)
         partition = self._partition(tasks)
-        equal_budgets: dict[tuple[int, bool], list[Run]] = {}
+        equal_budgets: dict[tuple[int, int], list[Run]] = {}
         for run in self._runs(partition, tasks):
             arm, seed, _ = run
-            equal_budgets.setdefault((seed, arm == "mixed_long"), []).append(run)
+            equal_budgets.setdefault((seed, _budget(arm, len(partition))), []).append(run)
         with stoppable(self.context):
             for runs in equal_budgets.values():
                 self._train(runs, tasks, len(partition))
@@ -129,7 +129,8 @@ class CompareGrouping(Runner):
             return
         arm, seed, _ = runs[0]
         options = self._options_of(arm, seed, num_groups)
-        folder = self.folder / (f"seed_{seed}_x{num_groups}" if arm == "mixed_long" else f"seed_{seed}")
+        budget = _budget(arm, num_groups)
+        folder = self.folder / (f"seed_{seed}" if budget == 1 else f"seed_{seed}_x{budget}")
         with GroupTrainer(options, self.context, folder, val=self.val, processes=self.processes) as trainer:
             self._reuse(trainer)
             trainer([group for _, _, groups in runs for group in groups])
@@ -155,7 +156,7 @@ class CompareGrouping(Runner):
         logger.info("%s, seed %d: %.2f dB on average", arm, seed, sum(psnr.values()) / len(psnr))
 
     def _options_of(self, arm: str, seed: int, num_groups: int) -> Options:
-        return scaled_budget(with_seed(self.options, seed), num_groups if arm == "mixed_long" else 1)
+        return scaled_budget(with_seed(self.options, seed), _budget(arm, num_groups))
 
     def _record(self, arm: str, seed: int, groups: Arm, num_groups: int) -> dict[str, Any] | None:
         """The newest measurement of these very groups with this configuration."""
@@ -224,6 +225,11 @@ class CompareGrouping(Runner):
         write_json(self.folder / "comparison.json", content)
         page = figures.comparison_report(content).write(self.folder / "report")
         logger.info("report: %s", page)
+
+
+def _budget(arm: str, num_groups: int) -> int:
+    """Iterations of each of an arm's networks, in those of the option file."""
+    return num_groups if arm == "mixed_long" else 1
 
 
 def checkpoint_restorer(options: Options, checkpoint: str, context: Context) -> Any:
