@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tgsr.degradations.presets import X4PLUS  # noqa: E402
 from tgsr.degradations.second_order import SecondOrderSpace  # noqa: E402
-from tgsr.degradations.second_order_pipeline import final_kernels, stage_kernels  # noqa: E402
+from tgsr.degradations.second_order_rows import final_kernels, stage_kernels  # noqa: E402
 from tgsr.degradations.usm import sharpen  # noqa: E402
 from tgsr.utils.image_io import list_images, read_image, to_tensor  # noqa: E402
 

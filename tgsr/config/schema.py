@@ -37,8 +37,10 @@ class DegradationOptions:
     """Degrade the sharpened (USM) ground truth, as Real-ESRGAN does."""
     where: Literal["auto", "loader", "device"] = "auto"
     """Loader workers (CPU) or the training device; auto: the device where it is a GPU."""
-    noise: Literal["sample", "batch"] = "sample"
-    """On a device: noise from each sample's seed, or one generator per iteration and rank (faster on a GPU)."""
+    noise: Literal["auto", "sample", "batch"] = "auto"
+    """On a device: noise from each sample's seed, made on the host (the same on any number of ranks), or from one
+    generator per iteration and rank, made there; auto: `batch` on a GPU, where making it on the host would hold up
+    training."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tgsr.data.batch import Batch, PendingDegradation
 from tgsr.data.plan import SamplePlan
 from tgsr.data.preflight import PreflightReport, preflight
 from tgsr.degradations.base import Pipeline
+from tgsr.degradations.ops_torch import upload
 from tgsr.degradations.params import DegradationParams
 from tgsr.degradations.usm import sharpen
 from tgsr.tasks.task import Task, TaskSet
@@ -224,7 +225,7 @@ class _Pipelines:
         lq = gt.new_empty((len(gt), 3, gt.shape[2] // scale, gt.shape[3] // scale))
         for u in used:
             rows = np.flatnonzero(which == u)
-            index = torch.from_numpy(rows).to(gt.device, non_blocking=True)
+            index = upload({"rows": rows}, gt.device)["rows"]
             lq[index] = self._unique[u].apply(gt[index], params.take(rows), generator)
         return lq
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -15,12 +17,19 @@ def reflect(img: torch.Tensor, half: int) -> torch.Tensor:
     height, width = img.shape[-2:]
     if half < min(height, width):
         return F.pad(img, [half] * 4, mode="reflect")
-    rows, columns = (_mirrored(n, half).to(img.device) for n in (height, width))
+    rows, columns = (
+        torch.from_numpy(mirrored(np.array([n]), half, n + 2 * half)[0]).to(img.device) for n in (height, width)
+    )
     return img[..., rows[:, None], columns]
 
 
-def _mirrored(length: int, half: int) -> torch.Tensor:
-    """Source index of every position from -half to length + half - 1."""
-    period = max(1, 2 * (length - 1))
-    place = torch.arange(-half, length + half) % period
-    return torch.where(place < length, place, period - place)
+def mirrored(lengths: np.ndarray, half: int, num: int) -> np.ndarray:
+    """`(B, num)` int64: source index of the positions -half, -half + 1, ... on axes of the given lengths."""
+    period = np.maximum(1, 2 * (lengths - 1))[:, None]
+    place = (np.arange(num) - half) % period
+    return np.where(place < lengths[:, None], place, period - place)
+
+
+def fast_length(length: int) -> int:
+    """The next even length that a Fourier transform likes."""
+    return 2 * cv2.getOptimalDFTSize((length + 1) // 2)

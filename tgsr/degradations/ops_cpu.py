@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tgsr.degradations import banded
-from tgsr.degradations.borders import reflect
+from tgsr.degradations.borders import fast_length, reflect
 from tgsr.degradations.jpeg import jpeg_planes
 from tgsr.degradations.noise import gaussian_field, num_poisson_levels, poisson_counts, uniform_field
 
@@ -122,7 +122,7 @@ def _blur_fft(img: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Correlation by FFT."""
     half, (h, w) = len(kernel) // 2, img.shape[1:]
     padded = reflect(torch.from_numpy(img)[None], half)[0]
-    shape = tuple(_fast_length(n) for n in padded.shape[1:])
+    shape = tuple(fast_length(n) for n in padded.shape[1:])
     transfer = _waves(shape[0], shape[0], len(kernel)) @ torch.from_numpy(kernel).to(torch.complex64)
     transfer = transfer @ _waves(shape[1], shape[1] // 2 + 1, len(kernel)).T
     spectrum = torch.fft.rfft2(padded, s=shape)
@@ -135,8 +135,3 @@ def _waves(length: int, num: int, size: int) -> torch.Tensor:
     """`exp(2 pi i u x / length)` for u < num, x < size: the conjugate Fourier matrix of a short kernel."""
     phase = np.arange(num)[:, None] * np.arange(size)[None, :] % length
     return torch.from_numpy(np.exp(2j * np.pi / length * phase).astype(np.complex64))
-
-
-def _fast_length(n: int) -> int:
-    """The next even length with small prime factors."""
-    return 2 * cv2.getOptimalDFTSize((n + 1) // 2)

@@ -1,109 +1,159 @@
 """Operators on batches, `(B, C, H, W)` float32 on any device, one parameter per sample, without host synchronisation.
 
-Parameters arrive as tensors on the image's device or as host arrays that decide shapes; nothing is read back.
+Samples of different sizes share a canvas: each lies in the upper left corner of an image as large as the largest, and
+what is outside is never read by an operator that could carry it inside. Parameters arrive as tensors on the image's
+device or as host arrays that decide shapes; nothing is read back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from tgsr.degradations.borders import reflect
-from tgsr.degradations.noise import gaussian_field, poisson_table, uniform_field
+from tgsr.degradations.borders import fast_length, mirrored
+from tgsr.degradations.noise import poisson_table
 
 _GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
+_ALIGNMENT = 16
+_DTYPES = {"bool": torch.bool, "int64": torch.int64, "float32": torch.float32}
 
 
-def blur(img: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
-    """Correlate the channels of each sample with its own kernel under reflection.
+def upload(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    """All arrays (bool, int64, float32) in one copy; to a GPU from pinned memory, so that the host does not wait."""
+    offsets, total = [], 0
+    for array in arrays.values():
+        offsets.append(total)
+        total += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    pinned = device.type == "cuda" and torch.cuda.is_available()
+    buffer = torch.empty(max(total, 1), dtype=torch.uint8, pin_memory=pinned)
+    host = buffer.numpy()
+    for array, start in zip(arrays.values(), offsets, strict=True):
+        host[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    moved = buffer.to(device, non_blocking=True)
+    return {
+        name: moved[start : start + array.nbytes].view(_DTYPES[array.dtype.name]).view(array.shape)
+        for (name, array), start in zip(arrays.items(), offsets, strict=True)
+    }
+
+
+def blur_window(heights: np.ndarray, widths: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where `blur` reads: source rows `(B, H')` and columns `(B, W')` of each sample, mirrored at its own borders.
+
+    H' and W' are the lengths of the Fourier transform, at least `2 half` more than the largest sample.
+    """
+    rows, columns = (mirrored(n, half, fast_length(int(n.max()) + 2 * half)) for n in (heights, widths))
+    return rows, columns
+
+
+def blur(img: torch.Tensor, kernels: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Correlate the channels of each sample with its own kernel under reflection, by FFT (agrees to about 1e-6).
 
     Args:
-        img: `(B, C, H, W)`.
+        img: `(B, C, H, W)` canvas.
         kernels: `(B, k, k)`, k odd.
+        rows, columns: `(B, H')`, `(B, W')` from `blur_window` with half of k.
     """
     b, c, h, w = img.shape
-    half = kernels.shape[-1] // 2
-    padded = reflect(img, half)
-    padded = padded.transpose(0, 1).reshape(c, b, h + 2 * half, w + 2 * half)
-    out = F.conv2d(padded, kernels[:, None], groups=b)
-    return out.transpose(0, 1).contiguous()
+    size = (rows.shape[1], columns.shape[1])
+    sample = torch.arange(b, device=img.device).view(b, 1, 1, 1)
+    channel = torch.arange(c, device=img.device).view(1, c, 1, 1)
+    padded = img[sample, channel, rows.view(b, 1, -1, 1), columns.view(b, 1, 1, -1)]
+    spectrum = torch.fft.rfft2(padded)
+    spectrum *= torch.fft.rfft2(kernels, s=size).conj()[:, None]
+    return torch.fft.irfft2(spectrum, s=size)[..., :h, :w]
 
 
-def resize(img: torch.Tensor, size: tuple[int, int], mode: str, *, scale: float | None = None) -> torch.Tensor:
-    """`F.interpolate` by `scale` where given (`size` must then be floor(length * scale)), else to `size`."""
-    if scale is None or mode == "area":
-        return F.interpolate(img, size=size, mode=mode)
-    return F.interpolate(img, scale_factor=scale, mode=mode)
+def resize(img: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """`rows @ img @ columns^T` for each sample and channel; the matrices are `(B, H', H)` and `(B, W', W)`."""
+    b, c, h, w = img.shape
+    wide = torch.bmm(img.reshape(b, c * h, w), columns.transpose(1, 2)).view(b, c, h, -1)
+    return torch.matmul(rows[:, None], wide)
 
 
-def add_gaussian(img: torch.Tensor, field: torch.Tensor, sigma_255: torch.Tensor) -> torch.Tensor:
-    """Add `sigma_255 / 255` times `field` (one or three channels) and clip; `sigma_255` is `(B,)`."""
-    return torch.addcmul(img, field, (sigma_255 / 255).view(-1, 1, 1, 1)).clamp_(0, 1)
+def matrices(index: torch.Tensor, weights: torch.Tensor, length: int) -> torch.Tensor:
+    """`(R, num_out, length)` float32 matrices from positions and weights `(R, num_out, taps)` of `resize_taps`.
+
+    Only the first four taps can meet in one position (those of `bicubic`, at the ends of an axis). They are summed
+    before they are written, for sums of colliding writes on a GPU change from run to run.
+    """
+    first, head = index[..., :4], weights[..., :4]
+    merged = torch.where(first.unsqueeze(-1) == first.unsqueeze(-2), head.unsqueeze(-2), 0.0).sum(-1)
+    weights = torch.cat([merged, weights[..., 4:]], -1)
+    place = torch.where(weights != 0, index, length)  # a column to be dropped takes what is no position
+    out = torch.zeros(*index.shape[:2], length + 1, device=index.device)
+    return out.scatter_(2, place, weights.float())[..., :length]
 
 
-def poisson_levels(img: torch.Tensor, *, gray: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def inside(heights: torch.Tensor, widths: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`(B, 1, H, W)` bool: True where the canvas of `size` holds the sample; heights and widths are `(B,)` int64."""
+    down, across = (torch.arange(n, device=heights.device) for n in size)
+    return (down.view(1, 1, -1, 1) < heights.view(-1, 1, 1, 1)) & (across < widths.view(-1, 1, 1, 1))
+
+
+def poisson_levels(img: torch.Tensor, is_gray: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What Poisson noise is made of.
 
-    Returns:
-        levels: `(B, 1 or 3, H, W)` float32 integers 0..255 of the image or its luminance.
-        log_photons: `(B,)` int64, log2 of the photon number of white: distinct levels up to a power of 2.
-    """
-    if gray:
-        r, g, b = _GRAY_WEIGHTS
-        img = (r * img[:, :1]).add_(img[:, 1:2], alpha=g).add_(img[:, 2:], alpha=b)
-    levels = (img * 255).round_().clamp_(0, 255)
-    seen = torch.zeros(len(img), 256, dtype=torch.int64, device=img.device)
-    seen.scatter_(1, levels.flatten(1).long(), 1)
-    steps = torch.arange(8, device=img.device)
-    return levels, (seen.sum(1, keepdim=True) > (1 << steps)).sum(1)
-
-
-def add_poisson(
-    img: torch.Tensor,
-    scale: torch.Tensor,
-    *,
-    gray: bool,
-    uniforms: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """Add `scale` (`(B,)`) times Poisson noise of the 8-bit image and clip.
+    Outside of its sample a canvas must repeat pixels of the sample: no other values may be counted.
 
     Args:
         img: `(B, 3, H, W)`.
+        is_gray: `(B, 1, 1, 1)` bool: all channels hold the level of the luminance.
+
+    Returns:
+        levels: `(B, 3, H, W)` float32 integers 0..255.
+        log_photons: `(B, 1, 1, 1)` int64, log2 of the photon number of white: distinct levels up to a power of 2.
+    """
+    r, g, b = _GRAY_WEIGHTS
+    gray = (r * img[:, :1]).add_(img[:, 1:2], alpha=g).add_(img[:, 2:], alpha=b)
+    levels = torch.where(is_gray, gray, img).mul_(255).round_().clamp_(0, 255)
+    seen = torch.zeros(len(img), 256, dtype=torch.int64, device=img.device)
+    seen.scatter_(1, levels.flatten(1).long(), 1)
+    steps = torch.arange(8, device=img.device)
+    return levels, (seen.sum(1, keepdim=True) > (1 << steps)).sum(1).view(-1, 1, 1, 1)
+
+
+def poisson_noise(
+    img: torch.Tensor,
+    scale: torch.Tensor,
+    is_gray: torch.Tensor,
+    *,
+    uniforms: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """`scale` times the Poisson noise of the 8-bit image.
+
+    Args:
+        img: `(B, 3, H, W)`; see `poisson_levels` for canvases.
         scale: `(B,)`.
-        gray: one field from the luminance for all channels.
-        uniforms: `(B, 1 or 3, H, W)` int64 in [0, 2^32): counts by inversion, the same on every device.
+        is_gray: `(B,)` bool: one field from the luminance for all channels.
+        uniforms: `(B, 3, H, W)` int64 in [0, 2^32): counts by inversion, the same on every device.
         generator: without `uniforms`, counts come from `torch.poisson` with it.
     """
-    levels, log_photons = poisson_levels(img, gray=gray)
-    photons = torch.exp2(log_photons.float()).round_().view(-1, 1, 1, 1)
+    is_gray = is_gray.view(-1, 1, 1, 1)
+    levels, log_photons = poisson_levels(img, is_gray)
+    photons = torch.exp2(log_photons.float()).round_()
     if uniforms is None:
         counts = torch.poisson(levels * (photons / 255), generator=generator)
     else:
-        counts = _invert(levels.long(), log_photons.view(-1, 1, 1, 1), uniforms)
-    noise = (counts / photons).sub_(levels / 255)
-    return torch.addcmul(img, noise, scale.view(-1, 1, 1, 1)).clamp_(0, 1)
+        counts = invert(levels.long(), log_photons, uniforms)
+    noise = (counts / photons).sub_(levels / 255).mul_(scale.view(-1, 1, 1, 1))
+    return one_field(noise, is_gray)
 
 
-def host_gaussian(rng: np.random.Generator, size: tuple[int, int], *, gray: bool) -> torch.Tensor:
-    """A `(1, 1 or 3, H, W)` standard normal field on the host, the one that `ops_cpu` draws."""
-    return torch.from_numpy(gaussian_field(rng, (1 if gray else 3, *size)))[None]
+def one_field(noise: torch.Tensor, is_gray: torch.Tensor) -> torch.Tensor:
+    """The first channel for all where `is_gray` (`(B, 1, 1, 1)` bool)."""
+    return torch.where(is_gray, noise[:, :1], noise)
 
 
-def host_uniforms(rng: np.random.Generator, size: tuple[int, int], *, gray: bool) -> torch.Tensor:
-    """`(1, 1 or 3, H, W)` int64 uniforms below 2^32 on the host, the ones that `ops_cpu` draws."""
-    field = uniform_field(rng, (1 if gray else 3, *size)).astype(np.int64)
-    return torch.from_numpy(field)[None]
-
-
-def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To `device`; on a GPU from pinned memory, so that the host does not wait."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+def invert(levels: torch.Tensor, log_photons: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Exact Poisson counts (float32) of mean `levels / 255 * 2^log_photons` from 32-bit uniforms (int64)."""
+    thresholds, offset = _all_tables(levels.device)
+    row = log_photons * 256 + levels
+    found = torch.searchsorted(thresholds, ((row << 32) | uniforms).contiguous(), right=True)
+    return (found + offset[row]).float()
 
 
 def quantise(img: torch.Tensor) -> torch.Tensor:
@@ -111,11 +161,10 @@ def quantise(img: torch.Tensor) -> torch.Tensor:
     return (img * 255).round_().clamp_(0, 255).div_(255)
 
 
-def _invert(levels: torch.Tensor, log_photons: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    thresholds, offset = _all_tables(levels.device)
-    row = log_photons * 256 + levels
-    found = torch.searchsorted(thresholds, ((row << 32) | uniforms).contiguous(), right=True)
-    return (found + offset[row]).float()
+def clear_outside(img: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Clipped to [0, 1] and black where `mask` is False: what JPEG completes its last blocks with."""
+    img = img.clamp(0, 1)
+    return img if mask is None else img.mul_(mask)
 
 
 @lru_cache(maxsize=4)
@@ -127,4 +176,5 @@ def _all_tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         thresholds.append(values + (log_photons << 40))
         offsets.append(first_count - first_entry - entries)
         entries += len(values)
-    return tuple(upload(torch.from_numpy(np.concatenate(x)), device) for x in (thresholds, offsets))
+    both = upload({"thresholds": np.concatenate(thresholds), "offsets": np.concatenate(offsets)}, device)
+    return both["thresholds"], both["offsets"]

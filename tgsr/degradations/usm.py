@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from tgsr.degradations import banded
-from tgsr.degradations.borders import reflect
 from tgsr.utils.memory import keep_freed_memory
 from tgsr.utils.threads import one_blas_thread
 
@@ -19,7 +16,7 @@ def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, thresho
     """Add `weight` times the detail where it is strong, softly blended in.
 
     The detail is the image less its Gaussian blur; the mask of detail above the threshold is blurred by the same
-    Gaussian. On a CPU the filters are banded matrix products, elsewhere two one-dimensional convolutions.
+    Gaussian. The filters are banded matrix products: in dense blocks on a CPU, as whole matrices elsewhere.
 
     Args:
         img: `(B, 3, H, W)` or `(3, H, W)` float32 RGB in [0, 1].
@@ -36,9 +33,9 @@ def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, thresho
         planes = img.detach().contiguous().numpy()
         out = [_sharpen_planes(x, weight, radius, threshold_255) for x in planes]
         return torch.from_numpy(out[0])[None] if len(out) == 1 else torch.from_numpy(np.stack(out))
-    taps = _taps(radius, img.device)
-    detail = img - _blur(img, taps)
-    soft = _blur((detail.abs() * 255 > threshold_255).to(img.dtype), taps)
+    img = img.contiguous()
+    detail = img - _blur(img, radius)
+    soft = _blur((detail.abs() * 255 > threshold_255).to(img.dtype), radius)
     return torch.lerp(img, (img + weight * detail).clamp_(0, 1), soft)
 
 
@@ -68,12 +65,11 @@ def _sharpen_planes(img: np.ndarray, weight: float, radius: int, threshold_255: 
 
 
 @lru_cache(maxsize=8)
-def _taps(radius: int, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(cv2.getGaussianKernel(radius, 0).astype(np.float32).reshape(-1)).to(device)
+def _blur_matrix(length: int, radius: int, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(banded.dense(banded.gaussian_blocks(length, radius))).to(device)
 
 
-def _blur(img: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
-    b, c, h, w = img.shape
-    half = len(taps) // 2
-    flat = reflect(img.reshape(b * c, 1, h, w), half)
-    return F.conv2d(F.conv2d(flat, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1)).view(b, c, h, w)
+def _blur(img: torch.Tensor, radius: int) -> torch.Tensor:
+    """As matrix products: in fp32 on every device, where convolutions may be rounded to TF32 on a GPU."""
+    rows, columns = (_blur_matrix(n, radius, img.device) for n in img.shape[2:])
+    return torch.matmul(rows, torch.matmul(img, columns.T))

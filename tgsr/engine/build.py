@@ -215,7 +215,9 @@ class TrainData:
         self.on_device = degradation is not None and (
             degradation.where == "device" or (degradation.where == "auto" and context.device.type == "cuda")
         )
-        self.batch_noise = degradation is not None and degradation.noise == "batch"
+        self.batch_noise = degradation is not None and (
+            degradation.noise == "batch" or (degradation.noise == "auto" and context.device.type == "cuda")
+        )
         self.dataset = data.dataset.build(scale=options.scale, tasks=tasks)
         self.dataset.configure(
             seed=options.manual_seed,

@@ -9,10 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from tgsr.degradations import ops_torch
 from tgsr.degradations.params import DegradationParams
-from tgsr.utils.errors import DataError
 
 KernelOf = Callable[[Mapping[str, Any]], np.ndarray]
 
@@ -23,28 +22,16 @@ def filter_image(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def filter_batch(images: torch.Tensor, params: DegradationParams, kernel_of: KernelOf) -> torch.Tensor:
-    """Correlate sample i with `kernel_of(row i)`; kernels of different odd sizes share one convolution."""
+    """Correlate sample i with `kernel_of(row i)`; kernels of different odd sizes share one pass."""
     kernels = [kernel_of(params.row(i)) for i in range(params.batch_size)]
     size = max(k.shape[0] for k in kernels)
     stack = np.zeros((len(kernels), size, size), dtype=np.float32)
     for place, kernel in zip(stack, kernels, strict=True):
         margin = (size - kernel.shape[0]) // 2
         place[margin : size - margin, margin : size - margin] = kernel
-    return correlate(images, torch.from_numpy(stack).to(images.device, non_blocking=True))
-
-
-def correlate(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
-    """`(B, C, H, W)` with `(B, k, k)`, reflect-101 border."""
-    batch, channels, height, width = images.shape
-    pad = kernels.shape[-1] // 2
-    if min(height, width) <= pad:
-        raise DataError(
-            f"an image of {height} x {width} px is too small for a kernel of {kernels.shape[-1]} px",
-            remedy=f"use images of at least {pad + 1} px",
-        )
-    padded = F.pad(images, (pad, pad, pad, pad), mode="reflect").flatten(0, 1).unsqueeze(0)
-    weight = kernels.repeat_interleave(channels, dim=0).unsqueeze(1)
-    return F.conv2d(padded, weight, groups=batch * channels).reshape(batch, channels, height, width)
+    rows, columns = ops_torch.blur_window(*(np.full(len(kernels), n) for n in images.shape[2:]), size // 2)
+    sent = ops_torch.upload({"kernels": stack, "rows": rows, "columns": columns}, images.device)
+    return ops_torch.blur(images, **sent)
 
 
 @lru_cache(maxsize=256)

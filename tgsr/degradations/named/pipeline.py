@@ -11,6 +11,7 @@ import torch
 from tgsr.degradations.base import PIPELINES, SPACES, Backend, Pipeline, Space, noise_seed
 from tgsr.degradations.named.base import NAMED, NamedDegradation, code_of, degradation_of
 from tgsr.degradations.named.noise import NoiseSource
+from tgsr.degradations.ops_torch import upload
 from tgsr.degradations.params import DegradationParams
 from tgsr.utils.errors import ConfigError
 
@@ -65,7 +66,7 @@ class NamedPipeline(Pipeline):
             out = torch.empty_like(gt)
             for kind in dict.fromkeys(kinds.tolist()):
                 rows = np.flatnonzero(kinds == kind)
-                index = torch.from_numpy(rows).to(gt.device, non_blocking=True)
+                index = upload({"rows": rows}, gt.device)["rows"]
                 some = params.take(rows)
                 noise = NoiseSource(some["noise_seed"], gt.device, generator)
                 out[index] = degradation_of(kind).apply_batch(gt[index], some, noise)
