@@ -5,7 +5,8 @@ separable unsharp mask of equal result: in torch, as its authors could have writ
 Both sides get 400x400 crops and return a 256 crop with its sharpened target and its LQ image; basicsr's blur kernels
 are made beforehand and not counted, ours are counted. On a CPU basicsr's own code needs two patches to run at all:
 `.cuda()` does nothing, and `filter2D` gets a contiguous image. On a machine that others use too, `--clock cpu`
-(processor time of this process) is less disturbed than wall time.
+(processor time of this process) is less disturbed than wall time. With `--device cuda` (and a batch of 12, say) both
+sides degrade on the GPU, ours as one batch.
 
     python benchmarks/degradation.py --rounds 20 --shipped-rounds 4 --json results/degradation.json
 """
@@ -28,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tgsr.data.base import cut_squares  # noqa: E402
 from tgsr.degradations.presets import X4PLUS  # noqa: E402
 from tgsr.degradations.second_order import SecondOrderSpace  # noqa: E402
 from tgsr.degradations.second_order_rows import final_kernels, stage_kernels  # noqa: E402
@@ -58,14 +60,15 @@ def load_crops(folder: Path | None, num: int, seed: int) -> torch.Tensor:
 
 
 def basicsr_feed(
-    *, sharpen: Callable[[torch.Tensor], torch.Tensor] | None = None
+    *, sharpen: Callable[[torch.Tensor], torch.Tensor] | None = None, device: str = "cpu"
 ) -> Callable[[dict[str, torch.Tensor]], None]:
     """`feed_data` of basicsr's model without networks and without the pair pool, as shipped or with another USM."""
     import torchvision.transforms.functional as functional
 
     sys.modules.setdefault("torchvision.transforms.functional_tensor", functional)
-    torch.nn.Module.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
-    torch.Tensor.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
+    if device == "cpu":
+        torch.nn.Module.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
+        torch.Tensor.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
     import basicsr.models.realesrgan_model as module
     from basicsr.utils import DiffJPEG, USMSharp
     from basicsr.utils.img_process_util import filter2D
@@ -73,8 +76,8 @@ def basicsr_feed(
     module.filter2D = lambda img, kernel: filter2D(img.contiguous(), kernel)
     model = module.RealESRGANModel.__new__(module.RealESRGANModel)
     model.opt = {**X4PLUS, "gt_size": TARGET}
-    model.device, model.is_train = torch.device("cpu"), True
-    model.jpeger, model.usm_sharpener = DiffJPEG(differentiable=False), sharpen or USMSharp()
+    model.device, model.is_train = torch.device(device), True
+    model.jpeger, model.usm_sharpener = DiffJPEG(differentiable=False).to(device), sharpen or USMSharp().to(device)
     model._dequeue_and_enqueue = lambda: None
     return model.feed_data
 
@@ -86,14 +89,14 @@ class TorchUSM:
         self.taps = cv2.getGaussianKernel(51, 0)
         self.matrices: dict[int, torch.Tensor] = {}
 
-    def _matrix(self, size: int) -> torch.Tensor:
+    def _matrix(self, size: int, device: torch.device) -> torch.Tensor:
         if size not in self.matrices:
             blurred = cv2.sepFilter2D(np.eye(size), -1, np.ones(1), self.taps, borderType=cv2.BORDER_REFLECT_101)
-            self.matrices[size] = torch.from_numpy(blurred.astype(np.float32))
+            self.matrices[size] = torch.from_numpy(blurred.astype(np.float32)).to(device)
         return self.matrices[size]
 
     def _blur(self, x: torch.Tensor) -> torch.Tensor:
-        return self._matrix(x.shape[2]) @ (x @ self._matrix(x.shape[3]).T)
+        return self._matrix(x.shape[2], x.device) @ (x @ self._matrix(x.shape[3], x.device).T)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         detail = x - self._blur(x)
@@ -121,12 +124,28 @@ def our_sample(gt: torch.Tensor, space: SecondOrderSpace, rng: np.random.Generat
     return gt[high], sharp[0][high], cut
 
 
+def our_batch(
+    gt: torch.Tensor, space: SecondOrderSpace, rng: np.random.Generator, generator: torch.Generator
+) -> tuple[torch.Tensor, ...]:
+    """A batch as it is made on a GPU: draw on the host, sharpen and degrade there, crop."""
+    params = space.draw(rng.random((len(gt), space.num_uniforms)))
+    sharp = sharpen(gt)
+    lq = space.pipeline.apply(sharp, params, generator, backend="torch")
+    corners = rng.integers(0, (CROP - TARGET) // SCALE + 1, (len(gt), 2))
+    return (
+        cut_squares(gt, corners * SCALE, TARGET),
+        cut_squares(sharp, corners * SCALE, TARGET),
+        cut_squares(lq, corners, TARGET // SCALE),
+    )
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds per sample of every form, one entry a round."""
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(0)
-    size = arguments.batch
-    crops = load_crops(arguments.images, 6 * size, arguments.seed).view(6, size, 3, CROP, CROP)
+    size, device = arguments.batch, arguments.device
+    on_gpu = device == "cuda"
+    crops = load_crops(arguments.images, 6 * size, arguments.seed).view(6, size, 3, CROP, CROP).to(device)
     space = SecondOrderSpace()
     codec = SecondOrderSpace(jpeg="codec")
     rng = np.random.default_rng(arguments.seed)
@@ -139,25 +158,37 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         kernels = [stage_kernels(drawn, 1), stage_kernels(drawn, 2), final_kernels(drawn)]
         names = ("kernel1", "kernel2", "sinc_kernel")
         batches.append({"gt": gt, **{k: torch.from_numpy(v) for k, v in zip(names, kernels, strict=True)}})
-    shipped, separable = basicsr_feed(), basicsr_feed(sharpen=TorchUSM())
-    separable_opencv = basicsr_feed(sharpen=SeparableUSM())
+    shipped = basicsr_feed(device=device)
+    separable = basicsr_feed(sharpen=TorchUSM(), device=device)
     forms: dict[str, Callable[[int], Any]] = {
         "basicsr": lambda i: shipped(batches[i % 6]),
         "basicsr_separable_usm": lambda i: separable(batches[i % 6]),
-        "basicsr_separable_usm_opencv": lambda i: separable_opencv(batches[i % 6]),
-        "ours": lambda i: [our_sample(x, space, rng) for x in crops[i % 6]],
-        "ours_codec": lambda i: [our_sample(x, codec, rng) for x in crops[i % 6]],
     }
-    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    if on_gpu:
+        generator = torch.Generator(device)
+        forms["ours"] = lambda i: our_batch(crops[i % 6], space, rng, generator)
+    else:
+        separable_opencv = basicsr_feed(sharpen=SeparableUSM())
+        forms["basicsr_separable_usm_opencv"] = lambda i: separable_opencv(batches[i % 6])
+        forms["ours"] = lambda i: [our_sample(x, space, rng) for x in crops[i % 6]]
+        forms["ours_codec"] = lambda i: [our_sample(x, codec, rng) for x in crops[i % 6]]
+
+    def clock() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.process_time() if arguments.clock == "cpu" else time.perf_counter()
+
+    repeats = 10 if on_gpu else 1  # the host runs ahead of a GPU
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for i in range(-2, arguments.rounds):
         for name, form in forms.items():
             if name == "basicsr" and (i >= arguments.shipped_rounds or i == -2):
                 continue
             start = clock()
-            form(max(i, 0))
+            for k in range(repeats):
+                form(max(i, 0) * repeats + k)
             if i >= 0:
-                seconds[name].append((clock() - start) / size)
+                seconds[name].append((clock() - start) / size / repeats)
     return summarise(seconds)
 
 
@@ -182,7 +213,7 @@ def summarise(seconds: dict[str, list[float]]) -> dict[str, Any]:
             }
     for base in ("basicsr", "basicsr_separable_usm", "basicsr_separable_usm_opencv"):
         for own in ("ours", "ours_codec"):
-            if seconds[base] and seconds[own]:
+            if seconds.get(base) and seconds.get(own):
                 low, high = np.percentile(means(base) / means(own), [10, 90])
                 ratio = np.mean(seconds[base]) / np.mean(seconds[own])
                 result["ratio"][f"{base} / {own}"] = {"value": float(ratio), "low": float(low), "high": float(high)}
@@ -197,6 +228,7 @@ def main() -> None:
     parser.add_argument("--shipped-rounds", type=int, default=4, help="rounds of basicsr as shipped (seconds each)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -14,11 +14,12 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     """Milliseconds per 400x400 sample; the ratio is that of means, for the cost of a sample varies with its draw."""
     arguments = argparse.Namespace(
         images=None,
-        batch=4,
+        batch=12 if settings.on_gpu else 4,
         rounds=settings.num_rounds(24),
         shipped_rounds=2 if settings.is_quick else 5,
         threads=settings.threads,
         clock=settings.clock,
+        device=settings.device,
         seed=0,
     )
     result = degradation.measure(arguments)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from basicsr_baseline import DATASET
 from degradation import TorchUSM
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader
 
 from comparison.measure import Settings, alternate, compare, row
 from comparison.photographs import make_folders
@@ -22,16 +22,19 @@ from tgsr.engine import build
 from tgsr.engine.context import Context
 
 CASES = [("msrresnet", 16, 4, 5), ("rrdbnet", 23, 2, 3)]
+CASES_ON_GPU = [("msrresnet", 16, 12, 7), ("rrdbnet", 23, 12, 7)]
 QUICK_CASES = [("msrresnet", 4, 2, 2), ("rrdbnet", 2, 1, 2)]
 
 
 class TheirLoop:
-    """basicsr's dataset, `feed_data` and `optimize_parameters`, without workers and without the pair pool."""
+    """basicsr's dataset, `feed_data` and `optimize_parameters`, without the pair pool."""
 
-    def __init__(self, model: Any, paths: dict[str, Path], batch: int, *, is_separable: bool) -> None:
+    def __init__(
+        self, model: Any, paths: dict[str, Path], batch: int, *, is_separable: bool, workers: int = 0
+    ) -> None:
         from basicsr.data.realesrgan_dataset import RealESRGANDataset
 
-        self.model, self.batch = model, batch
+        self.model = model
         self.sharpen = TorchUSM() if is_separable else model.usm_sharpener
         self.dataset = RealESRGANDataset(
             {
@@ -39,49 +42,54 @@ class TheirLoop:
                 "meta_info": str(paths["meta_info"]), "gt_size": 256,
             }
         )  # fmt: skip
+        self.loader = DataLoader(self.dataset, batch, drop_last=True, num_workers=workers, pin_memory=workers > 0)
+        self.batches: Iterator[Any] = iter(())
 
     def __call__(self, i: int) -> float:
-        samples = [self.dataset[(i * self.batch + j) % len(self.dataset)] for j in range(self.batch)]
+        batch = next(self.batches, None)
+        if batch is None:  # the next epoch
+            self.batches = iter(self.loader)
+            batch = next(self.batches)
         self.model.usm_sharpener = self.sharpen
-        self.model.feed_data(default_collate(samples))
+        self.model.feed_data(batch)
         self.model.optimize_parameters(i + 1)
         return self.model.get_current_log()["l_pix"]
 
 
 class OurLoop:
-    """Our loader without workers and the model's step."""
+    """Our loader and the model's step."""
 
-    def __init__(self, options: Options, theirs: Any, num_batches: int) -> None:
-        context = Context(torch.device("cpu"))
+    def __init__(self, options: Options, theirs: Any, num_batches: int, device: str) -> None:
+        context = Context(torch.device(device))
         tasks = build.build_tasks(options)
         self.data = build.TrainData(options, context, tasks, build.build_task_sampler(options, tasks))
         self.batches: Iterator[list[Batch]] = self.data.iterations(0, num_batches)
-        self.model = our_model(options)
+        self.model = our_model(options, device)
         copy_weights(theirs, self.model)
 
-    def __call__(self, i: int) -> float:
-        return float(self.model.step(next(self.batches), i).losses["pixel"].mean())
+    def __call__(self, i: int) -> torch.Tensor:
+        return self.model.step(next(self.batches), i).losses["pixel"].mean()
 
 
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Seconds per iteration of basicsr as shipped, basicsr with a separable USM, and ours in bf16 and fp32."""
     paths = make_folders(settings.folder / "iterations", settings.images, num_large=2, num_sub=48)
     rows = []
-    for network, num_block, batch, usual in QUICK_CASES if settings.is_quick else CASES:
+    cases = QUICK_CASES if settings.is_quick else CASES_ON_GPU if settings.on_gpu else CASES
+    for network, num_block, batch, usual in cases:
         rounds = settings.num_rounds(usual)
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        theirs = basicsr_model(network, num_block)
+        theirs = basicsr_model(network, num_block, device=settings.device)
         forms: dict[str, Any] = {
-            "as shipped": TheirLoop(theirs, paths, batch, is_separable=False),
-            "separable USM": TheirLoop(theirs, paths, batch, is_separable=True),
+            name: TheirLoop(theirs, paths, batch, is_separable=name == "separable USM", workers=settings.workers)
+            for name in ("as shipped", "separable USM")
         }
         for precision in ("bf16", "fp32"):
-            options = our_options(
-                settings.folder, network, num_block, precision=precision, **_sections(paths["sub"], batch)
-            )
-            forms[precision] = OurLoop(options, theirs, rounds + 1)
+            sections = _sections(paths["sub"], batch, settings.workers)
+            options = our_options(settings.folder, network, num_block, precision=precision, **sections)
+            forms[precision] = OurLoop(options, theirs, (rounds + 1) * settings.repeats, settings.device)
         seconds = alternate(forms, settings, rounds)
         title = f"{ {'msrresnet': 'MSRResNet', 'rrdbnet': 'RRDBNet'}[network] }-{num_block}, batch {batch}, 64 px"
         for base in ("as shipped", "separable USM"):
@@ -94,7 +102,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def _sections(sub_images: Path, batch: int) -> dict[str, Any]:
+def _sections(sub_images: Path, batch: int, workers: int) -> dict[str, Any]:
     """What our option file says of degradation and data."""
     dataset = {
         "type": "GTDataset", "dataroot_gt": str(sub_images), "gt_size": 256, "degrade_size": 400, "use_hflip": True,
@@ -103,6 +111,8 @@ def _sections(sub_images: Path, batch: int) -> dict[str, Any]:
     return {
         "degradation": {"space": {"type": "SecondOrder", "preset": "x4plus", "scale": 4}, "sharpen_input": True},
         "datasets": {
-            "train": {"dataset": dataset, "batch_size_per_gpu": batch, "num_worker_per_gpu": 0, "preflight": False}
+            "train": {
+                "dataset": dataset, "batch_size_per_gpu": batch, "num_worker_per_gpu": workers, "preflight": False
+            }
         },
-    }
+    }  # fmt: skip

@@ -26,6 +26,8 @@ class Settings:
         is_quick: small networks and few rounds, to see whether everything runs.
         images: folder of photographs; None: those that come with scikit-image.
         folder: for files that the measurement needs.
+        device: `cpu` or `cuda`, of both sides.
+        workers: of both sides' loaders, where there are any.
     """
 
     clock: str
@@ -34,9 +36,24 @@ class Settings:
     is_quick: bool
     images: Path | None
     folder: Path
+    device: str = "cpu"
+    workers: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    @property
+    def repeats(self) -> int:
+        """Calls of a form in a round: on a GPU several, for the host runs ahead of it."""
+        return 10 if self.on_gpu else 1
 
     def now(self) -> float:
-        """Seconds on the chosen clock."""
+        """Seconds on the chosen clock, once the GPU has done what it was given."""
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.synchronize()
         return time.process_time() if self.clock == "cpu" else time.perf_counter()
 
     def num_rounds(self, usual: int) -> int:
@@ -51,20 +68,21 @@ def alternate(
 
     Args:
         forms: by name; called with the number of the round.
-        settings: for the clock.
+        settings: for the clock and the calls a round.
         rounds: counted rounds.
         warm_up: rounds before them that are not counted.
 
     Returns:
-        Seconds of every round by form.
+        Seconds of a call in every round, by form.
     """
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for i in range(-warm_up, rounds):
         for name, form in forms.items():
             start = settings.now()
-            form(max(i, 0))
+            for k in range(settings.repeats):
+                form(max(i, 0) * settings.repeats + k)
             if i >= 0:
-                seconds[name].append(settings.now() - start)
+                seconds[name].append((settings.now() - start) / settings.repeats)
     return seconds
 
 
@@ -105,8 +123,13 @@ def run_child(module: str, argument: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def peak_memory_mib() -> float:
-    """The most memory this process has held so far (Linux); unlike getrusage's it does not include the parent's."""
+def peak_memory_mib(device: str = "cpu") -> float:
+    """The most memory this process has held so far (Linux; unlike getrusage's without the parent's), or its tensors
+    on a GPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024

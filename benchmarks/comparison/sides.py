@@ -64,7 +64,7 @@ def load_basicsr() -> None:
         module.filter2D = lambda image, kernel: filter2D(image.contiguous(), kernel)
 
 
-def basicsr_model(network: str, num_block: int, *, is_adversarial: bool = False) -> Any:
+def basicsr_model(network: str, num_block: int, *, is_adversarial: bool = False, device: str = "cpu") -> Any:
     """`RealESRNetModel`, or `RealESRGANModel` with the published losses; without the pair pool."""
     load_basicsr()
     from basicsr.models.realesrgan_model import RealESRGANModel
@@ -77,8 +77,9 @@ def basicsr_model(network: str, num_block: int, *, is_adversarial: bool = False)
         "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
     }
     options: dict[str, Any] = {
-        **X4PLUS, "scale": 4, "gt_size": 256, "gt_usm": True, "queue_size": 180, "num_gpu": 0, "dist": False,
-        "is_train": True, "path": {}, "network_g": network_options(network, num_block)[0], "train": train,
+        **X4PLUS, "scale": 4, "gt_size": 256, "gt_usm": True, "queue_size": 180, "num_gpu": int(device == "cuda"),
+        "dist": False, "is_train": True, "path": {}, "train": train,
+        "network_g": network_options(network, num_block)[0],
     }  # fmt: skip
     if is_adversarial:
         train["optim_d"] = dict(train["optim_g"])
@@ -97,15 +98,22 @@ def basicsr_model(network: str, num_block: int, *, is_adversarial: bool = False)
 
 
 def our_options(
-    folder: Path, network: str, num_block: int, *, precision: str, is_adversarial: bool = False, **sections: Any
+    folder: Path,
+    network: str,
+    num_block: int,
+    *,
+    precision: str,
+    is_adversarial: bool = False,
+    training: dict[str, Any] | None = None,
+    **sections: Any,
 ) -> Options:
-    """An option file that says what `basicsr_model` says, loaded."""
+    """An option file that says what `basicsr_model` says, loaded; `training` are more keys of its section `train`."""
     train: dict[str, Any] = {
         "total_iter": 10**6,
         "ema_decay": 0.999,
         "optim_g": dict(ADAM),
         "losses": {"pixel": {"type": "L1Loss", "target": "gt_usm"}},
-        "activation_checkpointing": sections.pop("activation_checkpointing", False),
+        **(training or {}),
     }
     content: dict[str, Any] = {
         "name": "vs_basicsr", "scale": 4, "precision": precision, "train": train,
@@ -121,9 +129,9 @@ def our_options(
     return load_options(path)
 
 
-def our_model(options: Options) -> RestorationModel:
+def our_model(options: Options, device: str = "cpu") -> RestorationModel:
     """The model that a training run would build."""
-    context = Context(torch.device("cpu"))
+    context = Context(torch.device(device))
     return build.build_model(options, context, build.build_loss_weighting(options, build.build_tasks(options)))
 
 

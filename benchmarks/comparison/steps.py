@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from comparison.measure import Settings, alternate, compare, peak_memory_mib, row, run_child
 from comparison.sides import basicsr_model, copy_weights, our_model, our_options
 from tgsr.data.batch import Batch
 
-OUR_FORMS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16 + checkpointing": ("bf16", True)}
+OUR_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fp32": ("fp32", {}),
+    "bf16": ("bf16", {}),
+    "bf16 + compile": ("bf16", {"compile": True}),
+    "bf16 + checkpointing": ("bf16", {"activation_checkpointing": True}),
+}
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,18 @@ class Case:
         kind = " + UNet-D + VGG19" if self.is_adversarial else ""
         return f"{title}-{self.num_block}{kind}, batch {self.batch}, {self.lq} px"
 
-    def images(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def images(self, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
-        lq = torch.rand(self.batch, 3, self.lq, self.lq, generator=generator)
-        return lq, torch.rand(self.batch, 3, 4 * self.lq, 4 * self.lq, generator=generator)
+        edges = (self.lq, 4 * self.lq)
+        lq, gt = (torch.rand(self.batch, 3, edge, edge, generator=generator).to(device) for edge in edges)
+        return lq, gt
+
+    def forms(self, *, on_gpu: bool) -> list[str]:
+        """Ours that are worth a line."""
+        more = ["bf16 + compile"] if on_gpu else []
+        if self.network == "rrdbnet" and not self.is_adversarial:
+            more.append("bf16 + checkpointing")
+        return ["fp32", "bf16", *more]
 
 
 TIMED = [
@@ -62,6 +76,11 @@ TIMED_QUICKLY = [
     Case("rrdbnet", 6, 1, 32),
     Case("rrdbnet", 2, 1, 32, is_adversarial=True),
 ]
+TIMED_ON_GPU = [
+    Case("msrresnet", 16, 12, 64),
+    Case("rrdbnet", 23, 12, 64),
+    Case("rrdbnet", 23, 12, 64, is_adversarial=True),
+]
 MEMORY = [
     Case("rrdbnet", 23, 4, 64),
     Case("msrresnet", 16, 4, 64),
@@ -72,11 +91,11 @@ MEMORY = [
 MEMORY_QUICKLY = [Case("rrdbnet", 6, 2, 48)]
 
 
-def their_step(case: Case) -> tuple[Any, Callable[[int], float]]:
+def their_step(case: Case, device: str = "cpu") -> tuple[Any, Callable[[int], float]]:
     """basicsr's model and its step, which returns the generator's pixel loss."""
     torch.manual_seed(0)
-    model = basicsr_model(case.network, case.num_block, is_adversarial=case.is_adversarial)
-    model.lq, model.gt = case.images()
+    model = basicsr_model(case.network, case.num_block, is_adversarial=case.is_adversarial, device=device)
+    model.lq, model.gt = case.images(device)
     model.gt_usm = model.gt
 
     def step(i: int) -> float:
@@ -87,46 +106,64 @@ def their_step(case: Case) -> tuple[Any, Callable[[int], float]]:
     return model, step
 
 
-def our_step(case: Case, form: str, theirs: Any = None) -> Callable[[int], float]:
-    """Our step on the same batch, from the weights of `theirs` if given."""
-    precision, is_checkpointed = OUR_FORMS[form]
+def our_step(case: Case, form: str, theirs: Any = None, device: str = "cpu") -> Callable[[int], torch.Tensor]:
+    """Our step on the same batch, from the weights of `theirs` if given; its pixel loss stays on the device."""
+    precision, training = OUR_FORMS[form]
     with tempfile.TemporaryDirectory() as folder:
         options = our_options(
             Path(folder), case.network, case.num_block, precision=precision, is_adversarial=case.is_adversarial,
-            activation_checkpointing=is_checkpointed,
+            training=training,
         )  # fmt: skip
-    model = our_model(options)
+    model = our_model(options, device)
     if theirs is not None:
         copy_weights(theirs, model)
-    lq, gt = case.images()
+    lq, gt = case.images(device)
     batch = Batch(gt=gt, lq=lq, gt_usm=gt)
 
-    def step(i: int) -> float:
-        on_device = batch.to(torch.device("cpu"), channels_last=True)
-        return float(model.step([on_device], i).losses["pixel"].mean())
+    def step(i: int) -> torch.Tensor:
+        on_device = batch.to(torch.device(device), channels_last=True)
+        return model.step([on_device], i).losses["pixel"].mean()
 
     return step
 
 
 def measure(settings: Settings) -> list[dict[str, Any]]:
-    """Time of a step, and peak memory over that of the imports."""
+    """Time of a step; on a GPU also its share of the arithmetic floor."""
     rows = []
-    for case in TIMED_QUICKLY if settings.is_quick else TIMED:
-        theirs, step = their_step(case)
-        forms = {"basicsr": step}
-        wanted = ["fp32", "bf16"]
-        if case.network == "rrdbnet" and not case.is_adversarial:
-            wanted.append("bf16 + checkpointing")
+    cases = TIMED_QUICKLY if settings.is_quick else TIMED_ON_GPU if settings.on_gpu else TIMED
+    peak = matmul_flops(settings) if settings.on_gpu else None
+    for case in cases:
+        theirs, step = their_step(case, settings.device)
+        forms: dict[str, Callable[[int], Any]] = {"basicsr": step}
+        wanted = case.forms(on_gpu=settings.on_gpu)
         for form in wanted:
-            forms[form] = our_step(case, form, theirs)
-        first = {name: form(0) for name, form in forms.items()}
-        seconds = alternate(forms, settings, settings.num_rounds(case.rounds), warm_up=0)
+            forms[form] = our_step(case, form, theirs, settings.device)
+        first = {name: float(form(0)) for name, form in forms.items()}
+        needed = flops(forms["fp32"])
+        seconds = alternate(forms, settings, settings.num_rounds(case.rounds), warm_up=int(settings.on_gpu))
         for form in wanted:
-            difference = abs(first[form] - first["basicsr"])
+            more: dict[str, Any] = {"first_loss_difference": abs(first[form] - first["basicsr"]), "flop": needed}
             values = compare(seconds["basicsr"], seconds[form])
-            rows.append(row(f"{case.name}: ours {form}", "s", 1, values, first_loss_difference=difference))
+            if peak is not None:
+                more["share_of_floor"] = needed / peak / values["ours"]
+                print(f"{case.name}, ours {form}: {more['share_of_floor']:.1%} of the arithmetic floor", flush=True)
+            rows.append(row(f"{case.name}: ours {form}", "s", 1, values, **more))
         del forms, theirs, step
     return rows
+
+
+def flops(step: Callable[[int], Any]) -> int:
+    """Floating-point operations of one step's convolutions and products."""
+    with FlopCounterMode(display=False) as counter:
+        step(1)
+    return counter.get_total_flops()
+
+
+def matmul_flops(settings: Settings, size: int = 8192) -> float:
+    """bf16 operations a second that one large product reaches here: the floor's measure."""
+    a, b = (torch.randn(size, size, device=settings.device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = alternate({"matmul": lambda i: a @ b}, settings, 5, warm_up=2)["matmul"]
+    return 2 * size**3 / min(seconds)
 
 
 class SavedForBackward:
@@ -182,11 +219,9 @@ def measure_memory(settings: Settings) -> list[dict[str, Any]]:
     rows = []
     for case in MEMORY_QUICKLY if settings.is_quick else MEMORY:
         found: dict[str, dict[str, float]] = {}
-        wanted = ["basicsr", "fp32", "bf16"]
-        if case.network == "rrdbnet" and not case.is_adversarial:
-            wanted.append("bf16 + checkpointing")
+        wanted = ["basicsr", *case.forms(on_gpu=settings.on_gpu)]
         for form in wanted:
-            argument = {"case": asdict(case), "form": form, "threads": settings.threads}
+            argument = {"case": asdict(case), "form": form, "threads": settings.threads, "device": settings.device}
             found[form] = run_child("steps", argument)
         for form in wanted[1:]:
             ours, theirs = found[form], found["basicsr"]
@@ -207,20 +242,20 @@ def main() -> None:
     """The memory of one form, for `run_child`."""
     argument = json.loads(sys.argv[1])
     torch.set_num_threads(argument["threads"])
-    case = Case(**argument["case"])
+    case, device = Case(**argument["case"]), argument["device"]
     before = 0.0
     if argument["form"] == "basicsr":
         from comparison.sides import load_basicsr
 
         load_basicsr()
-        before = peak_memory_mib()
-        _, step = their_step(case)
+        before = peak_memory_mib(device)
+        _, step = their_step(case, device)
     else:
-        before = peak_memory_mib()
-        step = our_step(case, argument["form"])
+        before = peak_memory_mib(device)
+        step = our_step(case, argument["form"], device=device)
     for i in range(2):
         step(i)
-    peak = peak_memory_mib() - before
+    peak = peak_memory_mib(device) - before
     with SavedForBackward() as saved:
         step(2)
     result = {"mib": peak, "before_mib": before, "saved_mib": saved.peak / 2**20, "constant_mib": constant_mib()}

@@ -84,7 +84,7 @@ def _axis(lengths: list[int], outs: list[int], modes: list[str], scale: float | 
         num_out=max(outs),
         taps=max(num_taps(*axis) for axis in zip(lengths, outs, codes, strict=True)),
     )
-    return ops_torch.matrices(index, weights, max(lengths))
+    return ops_torch.matrices(*ops_torch.distinct_taps(index, weights, max(lengths)), max(lengths))
 
 
 def _resize_by_matrices(x: torch.Tensor, size: tuple[int, int], mode: str, scale: float | None = None) -> torch.Tensor:

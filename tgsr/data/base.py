@@ -185,11 +185,11 @@ class ImageDataset(Dataset[Sample], ABC):
         lq = self._pipeline_table().apply(source, batch.params, batch.pending.task_ids, generator)
         size = self._crop_size(lq.shape[-1] * self.scale)
         crops = batch.pending.crops
-        gt = _cut(batch.gt, crops * self.scale, size)
+        gt = cut_squares(batch.gt, crops * self.scale, size)
         gt_usm = None
         if self.settings.want_usm:
-            gt_usm = _cut(source, crops * self.scale, size) if self.settings.sharpen_input else sharpen(gt)
-        return replace(batch, gt=gt, lq=_cut(lq, crops, size // self.scale), gt_usm=gt_usm, pending=None)
+            gt_usm = cut_squares(source, crops * self.scale, size) if self.settings.sharpen_input else sharpen(gt)
+        return replace(batch, gt=gt, lq=cut_squares(lq, crops, size // self.scale), gt_usm=gt_usm, pending=None)
 
     def _crop_size(self, degraded: int) -> int:
         """Edge of the training crop in GT pixels, cut from one of `degraded`."""
@@ -230,8 +230,8 @@ class _Pipelines:
         return lq
 
 
-def _cut(images: torch.Tensor, corners: np.ndarray, size: int) -> torch.Tensor:
-    """A square of `size` from each image, at its own corner."""
+def cut_squares(images: torch.Tensor, corners: np.ndarray, size: int) -> torch.Tensor:
+    """A square of `size` from each image, at its own corner `(B, 2)` (top, left; on the host)."""
     if images.shape[-1] == size:
         return images
     memory = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format

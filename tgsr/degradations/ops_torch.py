@@ -73,18 +73,30 @@ def resize(img: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torc
     return torch.matmul(rows[:, None], wide)
 
 
-def matrices(index: torch.Tensor, weights: torch.Tensor, length: int) -> torch.Tensor:
-    """`(R, num_out, length)` float32 matrices from positions and weights `(R, num_out, taps)` of `resize_taps`.
+def distinct_taps(index: torch.Tensor, weights: torch.Tensor, dropped: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The taps of `resize_taps` as they can be written in any order: sums where several meet in one position.
 
-    Only the first four taps can meet in one position (those of `bicubic`, at the ends of an axis). They are summed
-    before they are written, for sums of colliding writes on a GPU change from run to run.
+    Only the first four taps can meet (those of `bicubic`, at the ends of an axis). Adding up colliding writes on a GPU
+    would change the last bits from run to run.
+
+    Args:
+        index, weights: `(R, num_out, taps)` from `resize_taps`.
+        dropped: position for taps without weight.
+
+    Returns:
+        index: int64, taps that meet have equal weights.
+        weights: float32.
     """
     first, head = index[..., :4], weights[..., :4]
-    merged = torch.where(first.unsqueeze(-1) == first.unsqueeze(-2), head.unsqueeze(-2), 0.0).sum(-1)
+    merged = ((first.unsqueeze(-1) == first.unsqueeze(-2)) * head.unsqueeze(-2)).sum(-1)
     weights = torch.cat([merged, weights[..., 4:]], -1)
-    place = torch.where(weights != 0, index, length)  # a column to be dropped takes what is no position
+    return torch.where(weights != 0, index, dropped), weights.float()
+
+
+def matrices(index: torch.Tensor, weights: torch.Tensor, length: int) -> torch.Tensor:
+    """`(R, num_out, length)` float32 matrices from `distinct_taps`, which dropped its taps at `length`."""
     out = torch.zeros(*index.shape[:2], length + 1, device=index.device)
-    return out.scatter_(2, place, weights.float())[..., :length]
+    return out.scatter_(2, index, weights)[..., :length]
 
 
 def inside(heights: torch.Tensor, widths: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

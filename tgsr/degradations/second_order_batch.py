@@ -55,8 +55,9 @@ class BatchRun:
             num_out=int(self.sizes[1:].max()),
             taps=max(num_taps(*axis) for axis in zip(*lists, strict=True)),
         )
-        by_resize = (3, 2, params.batch_size)
-        self.index, self.weights = index.unflatten(0, by_resize), weights.unflatten(0, by_resize)
+        self.dropped = int(self.sizes[:-1].max())
+        taps = ops_torch.distinct_taps(index, weights, self.dropped)
+        self.index, self.weights = (x.unflatten(0, (3, 2, params.batch_size)) for x in taps)
 
     def run(self) -> torch.Tensor:
         """`(B, 3, H // scale, W // scale)` float32, multiples of 1/255."""
@@ -128,7 +129,7 @@ class BatchRun:
         for axis, length in enumerate(self.images.shape[2:]):
             num_out = int(self.sizes[which + 1, :, axis].max())
             index, weights = (x[which, axis, :, :num_out] for x in (self.index, self.weights))
-            matrices.append(ops_torch.matrices(index, weights, length))
+            matrices.append(ops_torch.matrices(index, weights, self.dropped)[..., :length])
         self.images = ops_torch.resize(self.images, *matrices)
 
     def _noise(self, stage: int) -> None:
