@@ -42,7 +42,7 @@ class TheirLoop:
                 "meta_info": str(paths["meta_info"]), "gt_size": 256,
             }
         )  # fmt: skip
-        self.loader = DataLoader(self.dataset, batch, drop_last=True, num_workers=workers, pin_memory=workers > 0)
+        self.loader = DataLoader(self.dataset, batch, drop_last=True, num_workers=workers)
         self.batches: Iterator[Any] = iter(())
 
     def __call__(self, i: int) -> float:

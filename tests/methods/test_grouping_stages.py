@@ -13,13 +13,14 @@ import tgsr.methods  # noqa: F401 - registers the stages
 from tests.methods.grouping_toys import toy_space, toy_tasks
 from tgsr.config.options import load_options
 from tgsr.degradations.base import PointSpace
+from tgsr.engine.build import build_tasks
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
 from tgsr.methods.task_grouping.artefacts import SweepHeader, TaskLog, load_groups, load_indicators, load_sweep
 from tgsr.methods.task_grouping.benchmarks import CompareOnBenchmarks
 from tgsr.methods.task_grouping.comparison import Comparison
 from tgsr.methods.task_grouping.gains import spread_over
-from tgsr.methods.task_grouping.patches import rows_of, schedule
+from tgsr.methods.task_grouping.patches import TaskPatches, rows_of, schedule
 from tgsr.methods.task_grouping.task_pool import run_over_tasks
 from tgsr.methods.task_grouping.task_sets import neighbourhood, neighbourhoods, task_group
 from tgsr.tasks.artefacts import load_tasks
@@ -429,6 +430,30 @@ def test_schedule_turns_patches_instead_of_repeating_them():
     assert plan[4][1] == 2
     with pytest.raises(ConfigError, match="do not fill a batch"):
         schedule(3, 4, 1)
+
+
+def test_noise_of_patches_depends_on_their_numbers_alone(images, tmp_path):
+    def made(noise, numbers):
+        data = {
+            "name": "patches", "scale": 4, "network_g": {"type": "LightSR", "num_feat": 4, "num_block": 1},
+            "degradation": {"space": {"type": "SecondOrder", "preset": "first_order"}, "noise": noise},
+            "datasets": {
+                "train": {
+                    "dataset": {"type": "GTDataset", "dataroot_gt": str(images), "gt_size": 32}, "batch_size_per_gpu": 2
+                }
+            },
+        }  # fmt: skip
+        file = tmp_path / "patches.yml"
+        file.write_text(yaml.safe_dump(data))
+        options = load_options(file)
+        patches = TaskPatches(options, torch.device("cpu"), build_tasks(options))
+        return patches.of(0, numbers, keep=False).lq
+
+    for noise in ("sample", "batch"):
+        assert torch.equal(made(noise, [4, 5]), made(noise, [4, 5]))
+        assert not torch.equal(made(noise, [4, 5]), made(noise, [6, 7]))
+    assert not torch.equal(made("batch", [4, 5]), made("sample", [4, 5]))
+    assert torch.equal(made("auto", [4, 5]), made("sample", [4, 5])), "on a CPU"
 
 
 def test_turned_rows_keep_gt_and_lq_together():

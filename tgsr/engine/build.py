@@ -208,16 +208,14 @@ class TrainData:
         data, train = options.datasets.train, options.train
         assert data is not None, "checked by the trainer"
         assert train is not None, "checked by the trainer"
-        self.context, self.tasks, self.seed = context, tasks, options.manual_seed
+        self.context, self.tasks = context, tasks
         self.channels_last = options.channels_last
         self.num_micro = train.accumulation_steps
         degradation = options.degradation
         self.on_device = degradation is not None and (
             degradation.where == "device" or (degradation.where == "auto" and context.device.type == "cuda")
         )
-        self.batch_noise = degradation is not None and (
-            degradation.noise == "batch" or (degradation.noise == "auto" and context.device.type == "cuda")
-        )
+        self.options = options
         self.dataset = data.dataset.build(scale=options.scale, tasks=tasks)
         self.dataset.configure(
             seed=options.manual_seed,
@@ -255,15 +253,30 @@ class TrainData:
         batch = batch.to(self.context.device, channels_last=self.channels_last)
         if not self.on_device:
             return batch
-        generator = None
-        if self.batch_noise:
-            generator = torch.Generator(self.context.device)
-            generator.manual_seed(seed63(self.seed, "noise", iteration, self.context.rank, micro))
+        generator = batch_noise(self.options, self.context.device, iteration, self.context.rank, micro)
         return self.dataset.degrade_on_device(batch, generator)
 
     def close(self) -> None:
         """End the loader's workers."""
         self.loader.close()
+
+
+def batch_noise(options: Options, device: torch.device, *stream: int | str) -> torch.Generator | None:
+    """What draws the noise of a batch on a device, as `degradation.noise` says; None: each sample's own seed does.
+
+    Args:
+        options: of the run.
+        device: that degrades.
+        stream: what tells this batch from all others of the run.
+    """
+    how = "sample" if options.degradation is None else options.degradation.noise
+    if how == "auto":
+        how = "batch" if device.type == "cuda" else "sample"
+    if how == "sample":
+        return None
+    generator = torch.Generator(device)
+    generator.manual_seed(seed63(options.manual_seed, "noise", *stream))
+    return generator
 
 
 def wants_usm(options: Options) -> bool:

@@ -11,7 +11,7 @@ import torch
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch, PendingDegradation
 from tgsr.data.plan import SamplePlan
-from tgsr.engine.build import wants_usm
+from tgsr.engine.build import batch_noise, wants_usm
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.rng import generator
@@ -37,7 +37,7 @@ class TaskPatches:
         if data is None:
             raise ConfigError("the sweep needs training images", place=f"{options.name}: datasets.train")
         degradation = options.degradation
-        self.tasks, self.device, self.seed = tasks, device, options.manual_seed
+        self.options, self.tasks, self.device, self.seed = options, tasks, device, options.manual_seed
         self.channels_last = options.channels_last
         self.dataset = data.dataset.build(scale=options.scale, tasks=tasks)
         self.dataset.configure(
@@ -88,7 +88,9 @@ class TaskPatches:
             task_ids=torch.from_numpy(task_ids),
             pending=PendingDegradation(task_ids, batch.pending.crops),
         )
-        return self.dataset.degrade_on_device(ready.to(self.device, channels_last=self.channels_last))
+        # the same noise for all tasks, on any rank
+        noise = batch_noise(self.options, self.device, "sweep", int(batch.sample_ids[0]))
+        return self.dataset.degrade_on_device(ready.to(self.device, channels_last=self.channels_last), noise)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
