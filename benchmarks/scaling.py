@@ -9,6 +9,7 @@ the RealESRNet recipe and nothing takes time beside it. Processor time of the lo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -45,22 +46,29 @@ def steps(cases: dict[str, Case], settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def loader(settings: Settings, *, num_batches: int = 10, batch: int = 8) -> list[dict[str, Any]]:
-    """Images per second, and processor milliseconds for each, with 0, 1 and 2 workers."""
+def loader(settings: Settings, *, batch: int = 8) -> list[dict[str, Any]]:
+    """Images per second, and processor milliseconds for each, with 0, 1 and 2 workers: all of a sample made in the
+    loader, and what is left of it where a GPU sharpens and degrades."""
     paths = make_folders(settings.folder, settings.images, num_large=2, num_sub=48)
+    forms = [("PNG, degraded", "sub", "loader", 12), ("PNG", "sub", "device", 40), ("packed", "packed", "device", 200)]
     rows = []
-    for workers in WORKERS:
-        dataset = {"type": "GTDataset", "dataroot_gt": str(paths["sub"]), "gt_size": 256, "degrade_size": 400}
+    for (form, folder, where, num_batches), workers in itertools.product(forms, WORKERS):
+        dataset = {
+            "type": "GTDataset", "dataroot_gt": str(paths[folder]), "gt_size": 256, "degrade_size": 400,
+            "io_backend": "packed" if folder == "packed" else "disk",
+        }  # fmt: skip
         train = {"dataset": dataset, "batch_size_per_gpu": batch, "num_worker_per_gpu": workers, "preflight": False}
+        space = {"type": "SecondOrder", "preset": "x4plus", "scale": 4}
         options = our_options(
             settings.folder, "msrresnet", 16, precision="bf16", datasets={"train": train},
-            degradation={"space": {"type": "SecondOrder", "preset": "x4plus", "scale": 4}, "sharpen_input": True},
+            degradation={"space": space, "sharpen_input": True, "where": where},
         )  # fmt: skip
         tasks = build.build_tasks(options)
         sampler = build.build_task_sampler(options, tasks)
         data = build.TrainData(options, Context(torch.device("cpu")), tasks, sampler)
         before = _cpu_seconds()
-        batches = data.iterations(0, 2 + num_batches)
+        data.batch_sampler.set_range(0, 2 + num_batches)
+        batches = iter(data.loader)  # as the loader hands them over, before anything on a device
         next(batches), next(batches)  # until the workers are up
         start = time.perf_counter()
         for _ in batches:
@@ -69,7 +77,7 @@ def loader(settings: Settings, *, num_batches: int = 10, batch: int = 8) -> list
         del batches
         data.close()
         cpu = (_cpu_seconds() - before) * 1e3 / (2 + num_batches) / batch
-        rows.append({"name": f"{workers} workers", "images per s": rate, "CPU ms per image": cpu})
+        rows.append({"name": f"{form}, {workers} workers", "images per s": rate, "CPU ms per image": cpu})
     return rows
 
 

@@ -1,5 +1,6 @@
 """Training and validation samples."""
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.data.data_toys import photo, photo_folder, task_set
+from tgsr.data.augment import CropDraw, turn
 from tgsr.data.backends import open_source
 from tgsr.data.datasets import GTDataset, LQDataset, PairedDataset
 from tgsr.data.packed import pack_images
@@ -118,6 +120,20 @@ def test_crops_reach_every_place_and_all_eight_turns(tmp_path):
     plain = GTDataset(dataroot_gt=tmp_path, scale=1, tasks=TASKS, gt_size=5, use_hflip=False, use_rot=False)
     plain.configure(seed=0, degrade="device")
     assert len({plain[SamplePlan(0, 0, s)].gt.tobytes() for s in range(60)}) == 4
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_turns_are_those_of_numpy(dtype, channels):
+    image = np.random.default_rng(0).integers(0, 255, (9, 14, channels)).astype(dtype)[2:, 1:]
+    for hflip, vflip, transpose in itertools.product([False, True], repeat=3):
+        turned = turn(image, CropDraw(0, 0, hflip, vflip, transpose))
+        expected = image[:, ::-1] if hflip else image
+        expected = expected[::-1] if vflip else expected
+        expected = expected.transpose(1, 0, 2) if transpose else expected
+        assert np.array_equal(turned, expected)
+        assert turned.flags.c_contiguous
+        assert turned.dtype == dtype
 
 
 def test_small_images_are_reflected_up_to_degrade_size(tmp_path):

@@ -37,14 +37,16 @@ def draw_crop(seed: int, stream: str, sample: int, *, use_hflip: bool = False, u
 
 
 def turn(image: np.ndarray, draw: CropDraw) -> np.ndarray:
-    """Mirror and transpose `(H, W, C)`; a contiguous copy or the image itself."""
-    if draw.hflip:
-        image = image[:, ::-1]
-    if draw.vflip:
-        image = image[::-1]
+    """Mirror and transpose `(H, W, C)`; a contiguous copy or the image itself.
+
+    With OpenCV: NumPy copies mirrored and transposed pixels of three bytes twenty times as slowly.
+    """
+    turned = np.ascontiguousarray(image)
+    if draw.hflip or draw.vflip:
+        turned = cv2.flip(turned, {(1, 0): 1, (0, 1): 0, (1, 1): -1}[int(draw.hflip), int(draw.vflip)])
     if draw.transpose:
-        image = image.transpose(1, 0, 2)
-    return np.ascontiguousarray(image)
+        turned = cv2.transpose(turned)
+    return turned if turned.ndim == image.ndim else turned[..., None]  # OpenCV drops a single channel's axis
 
 
 def pad_to(image: np.ndarray, size: int) -> np.ndarray:
