@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_every_precision_trains_and_validates(tmp_path, device, precision, more,
     assert len(losses) == 6
     assert all(map(math.isfinite, losses))
     assert math.isfinite(events(tmp_path, "val")[-1]["metrics"]["psnr"])
+
+
+def test_discriminator_with_spectral_norm_stays_uncompiled(tmp_path, monkeypatch):
+    """With torch's code generator (too slow for a test) its backward pass fails; the generator is compiled."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    training = {**toy_options(tmp_path)["train"], **DISCRIMINATOR["train"]}
+    losses = {}
+    for compiled in (False, True):
+        root = tmp_path / str(compiled)
+        trainer = train(root, "cpu", **{**DISCRIMINATOR, "train": {**training, "compile": compiled}})
+        losses[compiled] = [e["losses"]["pixel"] for e in events(root, "train")]
+        assert (trainer.model.g.forward is not trainer.model.net_g) == compiled
+        assert trainer.model.d.forward is trainer.model.net_d
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 
 
 @needs_gpu

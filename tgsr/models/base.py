@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from tgsr.data.batch import Batch
 from tgsr.models.ema import EMA
@@ -52,7 +53,7 @@ class ModelParts:
         seed: the run's seed; `rank` keeps the ranks' dropout apart.
         world_size: > 1 wraps the networks in DistributedDataParallel.
         channels_last: memory format of weights and images.
-        compile: torch.compile the forward pass.
+        compile: torch.compile the forward pass (of a network without spectral norm, see `_has_spectral_norm`).
         clip_grad_norm: largest gradient norm, None: no clipping.
         ema_decay: 0: no EMA.
         warmup_iter: linear warm-up of the learning rate.
@@ -184,7 +185,7 @@ class RestorationModel(ABC):
     def _train_form(self, net: nn.Module) -> nn.Module:
         """The network as called in training."""
         net.train()
-        if self.parts.compile:
+        if self.parts.compile and not _has_spectral_norm(net):
             net = torch.compile(net)  # type: ignore[assignment]
         if self.parts.world_size > 1:
             # Buffers are either equal on all ranks by construction (spectral norm) or saved from rank 0 (batch norm).
@@ -228,6 +229,17 @@ class RestorationModel(ABC):
             torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
         self.precision.step(part.optimizer, flags.max())
         return flags, norm
+
+
+def _has_spectral_norm(net: nn.Module) -> bool:
+    """Whether the network changes its own buffers in every pass in a way that the backward pass looks at.
+
+    A discriminator has two passes, real and restored, before one backward pass. Uncompiled, spectral norm copies its
+    vectors for that; torch's compiler drops the copies and then refuses the backward pass.
+    """
+    return any(isinstance(h, SpectralNorm) for m in net.modules() for h in m._forward_pre_hooks.values()) or any(
+        type(m).__name__ == "_SpectralNorm" for m in net.modules()
+    )
 
 
 def not_finite(values: Iterable[torch.Tensor]) -> torch.Tensor:
