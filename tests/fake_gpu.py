@@ -1,35 +1,40 @@
 """A GPU without one: tensors that have a device and shapes, but no numbers.
 
 Under `FakeTensorMode` reading a number (`.item()`, a shape that depends on data) is an error, and so is an operation on
-tensors of two devices; `NoCopyToHost` adds copies to the host. Backward passes need a real device.
+tensors of two devices; `NoWaiting` adds copies that somebody would wait for. Backward passes need a real device.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from tgsr.data import base
 from tgsr.degradations import jpeg, ops_torch, usm
-from tgsr.degradations.named import pipeline
+from tgsr.utils.device import upload
 
 GPU = torch.device("cuda", 0)
 
 
-class NoCopyToHost(TorchDispatchMode):
-    """Refuses copies from the GPU to the host."""
+class NoWaiting(TorchDispatchMode):
+    """Refuses copies from the GPU to the host, and those to the GPU that the host would wait for."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        sources = [a for a in args if isinstance(a, torch.Tensor)]
-        if isinstance(out, torch.Tensor) and out.device.type == "cpu":
-            assert all(a.device.type == "cpu" for a in sources), f"{func} copies to the host"
+        given = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
+        made = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        devices = {t.device.type for t in given}
+        if devices == {"cuda"}:
+            assert all(t.device.type == "cuda" for t in made), f"{func} copies to the host"
+        if func is torch.ops.aten._to_copy.default and devices == {"cpu"} and made[0].device.type == "cuda":
+            assert (kwargs or {}).get("non_blocking"), f"{func} waits for a copy to the GPU"
         return out
 
 
@@ -43,11 +48,15 @@ def _upload(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, to
 def fake_gpu() -> Iterator[None]:
     """Tensors made inside are fake; those on `GPU` may be computed with, not read."""
     caches = (jpeg._constants, ops_torch._all_tables, usm._blur_matrix)
-    patches = [patch.object(module, "upload", _upload) for module in (ops_torch, pipeline, base)]
+    users = [m for m in list(sys.modules.values()) if getattr(m, "upload", None) is upload]
     for cache in caches:
         cache.cache_clear()
     try:
-        with patches[0], patches[1], patches[2], FakeTensorMode(allow_non_fake_inputs=True), NoCopyToHost():
+        with ExitStack() as stack:
+            for module in users:
+                stack.enter_context(patch.object(module, "upload", _upload))
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(NoWaiting())
             yield
     finally:
         for cache in caches:

@@ -16,6 +16,7 @@ from tgsr.degradations.usm import sharpen
 from tgsr.engine.context import Context
 from tgsr.engine.stages import Train
 from tgsr.engine.trainer import Trainer
+from tgsr.utils.device import upload
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
@@ -58,6 +59,37 @@ def test_device_degrades_as_the_loader_does(device):
     levels = ((there - here).abs() * 255).round()
     assert (levels > 1).float().mean() < 3e-3
     assert (levels > 0).float().mean() < 5e-3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_uploads_arrive_whole_and_apart(device):
+    sent = []
+    for i in range(50):  # many on their way at once
+        arrays = {
+            "mask": np.arange(3 + i) % 2 == 0, "empty": np.zeros((0, 4), np.float32),
+            "numbers": np.full((i, 7), i, np.float32)[:, ::2], "places": np.arange(i), "exact": np.full(3, 1 / (i + 1)),
+        }  # fmt: skip
+        sent.append((arrays, upload(arrays, torch.device(device))))
+    for arrays, tensors in sent:
+        for name, array in arrays.items():
+            assert tensors[name].device.type == device
+            assert np.array_equal(tensors[name].cpu().numpy(), array)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_precision_of_training_does_not_reach_the_degradation(device):
+    space = SecondOrderSpace()
+    params = space.draw(np.random.default_rng(1).random((4, space.num_uniforms)))
+    gt = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    plain = space.pipeline.apply(gt, params, backend="torch")
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            inside = space.pipeline.apply(gt, params, backend="torch")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(inside, plain)
 
 
 @pytest.mark.parametrize("noise", ["sample", "batch"])

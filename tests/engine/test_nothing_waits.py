@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from tests.data.data_toys import photo_folder, task_set
@@ -16,8 +15,6 @@ from tgsr.engine.ledger import TaskLedger
 from tgsr.losses.base import LOSSES, LossContext
 from tgsr.methods.rebalancing.weighting import GeometricLossStrategy, RandomLossWeighting
 from tgsr.models.base import StepResult, not_finite
-from tgsr.models.ema import EMA
-from tgsr.models.precision import Precision
 from tgsr.tasks.weighting import EqualWeighting, WholeBatch
 
 TASKS = task_set()
@@ -58,15 +55,3 @@ def test_weightings_and_ledger_do_not_wait(weighting_type):
             ledger.add(StepResult({"pixel": losses}, losses, task_ids, {"grad_norm": losses[0]}))
         with pytest.raises(DataDependentOutputException):
             ledger.read()
-
-
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-def test_average_and_optimiser_do_not_wait():
-    with fake_gpu(), torch.device(GPU), torch.no_grad():
-        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-        ema = EMA(net, 0.99)
-        ema.update(net)
-        for parameter in net.parameters():
-            parameter.grad = torch.empty_like(parameter)
-        optimizer = torch.optim.Adam(net.parameters(), fused=True)
-        Precision("bf16", GPU).step(optimizer, torch.empty((), device=GPU))

@@ -16,10 +16,10 @@ from tgsr.data.batch import Batch, PendingDegradation
 from tgsr.data.plan import SamplePlan
 from tgsr.data.preflight import PreflightReport, preflight
 from tgsr.degradations.base import Pipeline
-from tgsr.degradations.ops_torch import upload
 from tgsr.degradations.params import DegradationParams
 from tgsr.degradations.usm import sharpen
 from tgsr.tasks.task import Task, TaskSet
+from tgsr.utils.device import upload
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import to_json
 from tgsr.utils.image_io import to_tensor

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tgsr.utils.device import upload
+
 _LUMA_TABLE = """
 16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
 18 22 37 56 68 109 103 77  24 35 55 64 81 104 113 92  49 64 78 87 103 121 120 101  72 92 95 98 112 100 103 99
@@ -146,5 +148,6 @@ def _constants(device: torch.device) -> tuple[torch.Tensor, ...]:
     chroma = np.full((8, 8), 99.0)
     chroma[:4, :4] = np.array(_CHROMA_CORNER.split(), dtype=np.float64).reshape(4, 4).T
     to_ycc = 255 * np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-    arrays = (forward, forward.T, luma.reshape(-1), chroma.reshape(-1), to_ycc)
-    return tuple(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)).to(device) for a in arrays)
+    named = {"forward": forward, "backward": forward.T, "luma": luma.reshape(-1), "chroma": chroma.reshape(-1)}
+    named["to_ycc"] = to_ycc
+    return tuple(upload({name: a.astype(np.float32) for name, a in named.items()}, device).values())

@@ -7,7 +7,6 @@ device or as host arrays that decide shapes; nothing is read back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -15,28 +14,9 @@ import torch
 
 from tgsr.degradations.borders import fast_length, mirrored
 from tgsr.degradations.noise import poisson_table
+from tgsr.utils.device import upload
 
 _GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
-_ALIGNMENT = 16
-_DTYPES = {"bool": torch.bool, "int64": torch.int64, "float32": torch.float32}
-
-
-def upload(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
-    """All arrays (bool, int64, float32) in one copy; to a GPU from pinned memory, so that the host does not wait."""
-    offsets, total = [], 0
-    for array in arrays.values():
-        offsets.append(total)
-        total += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-    pinned = device.type == "cuda" and torch.cuda.is_available()
-    buffer = torch.empty(max(total, 1), dtype=torch.uint8, pin_memory=pinned)
-    host = buffer.numpy()
-    for array, start in zip(arrays.values(), offsets, strict=True):
-        host[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    moved = buffer.to(device, non_blocking=True)
-    return {
-        name: moved[start : start + array.nbytes].view(_DTYPES[array.dtype.name]).view(array.shape)
-        for (name, array), start in zip(arrays.items(), offsets, strict=True)
-    }
 
 
 def blur_window(heights: np.ndarray, widths: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +75,8 @@ def distinct_taps(index: torch.Tensor, weights: torch.Tensor, dropped: int) -> t
 
 def matrices(index: torch.Tensor, weights: torch.Tensor, length: int) -> torch.Tensor:
     """`(R, num_out, length)` float32 matrices from `distinct_taps`, which dropped its taps at `length`."""
-    out = torch.zeros(*index.shape[:2], length + 1, device=index.device)
+    width = -(-(length + 1) // 4) * 4  # rows that begin at multiples of 16 bytes
+    out = torch.zeros(*index.shape[:2], width, device=index.device)
     return out.scatter_(2, index, weights)[..., :length]
 
 

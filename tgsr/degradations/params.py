@@ -16,7 +16,8 @@ class DegradationParams(Mapping[str, np.ndarray]):
 
     They stay NumPy arrays on the CPU on purpose: shapes and branches of a pipeline depend on them, and reading them
     back from a GPU would make it wait. A column that a row does not use holds NaN (float) or -1 (int).
-    `noise_seed` (int64, 63 bits) is in every set: with it an LQ image can be made again, bit for bit.
+    `noise_seed` (int64, 63 bits) is in every set: with it an LQ image can be made again, bit for bit, unless a
+    generator of the whole batch made its noise (`Pipeline.apply`).
 
     Args:
         columns: equal-length 1-D arrays.

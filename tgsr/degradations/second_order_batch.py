@@ -16,6 +16,7 @@ from tgsr.degradations.presets import RESIZE_MODES
 from tgsr.degradations.second_order import NOISE_GAUSSIAN, NOISE_POISSON
 from tgsr.degradations.second_order_rows import RESIZE_FIRST, final_kernels, resized, stage_kernels
 from tgsr.degradations.taps import num_taps, resize_taps
+from tgsr.utils.device import upload
 
 _AREA = RESIZE_MODES.index("area")
 _SOURCE, _STAGE1, _STAGE2, _TARGET = range(4)
@@ -48,7 +49,7 @@ class BatchRun:
         self.identity = [_is_identity(self.sizes[k], self.sizes[k + 1], step[k]) for k in range(3)]
         self.rows = _rows(params)
         axes = self._axes(step)
-        self.sent = ops_torch.upload({**self._numbers(), **self._windows(), **axes}, self.device)
+        self.sent = upload({**self._numbers(), **self._windows(), **axes}, self.device)
         lists = (axes[name].tolist() for name in ("length", "out_length", "mode"))
         index, weights = resize_taps(
             **{name: self.sent[name] for name in axes},
@@ -82,13 +83,10 @@ class BatchRun:
         for name, factor in (("between", factors[0]), ("before", last), ("after", last)):
             out[f"factor_{name}"] = factor[self.rows[name]].astype(np.float32)
         for k in (1, 2):
-            gaussian, poisson = self.rows[f"gaussian{k}"], self.rows[f"poisson{k}"]
-            sigma = np.zeros(p.batch_size, np.float32)
-            sigma[gaussian] = p[f"noise{k}_sigma_255"][gaussian] / 255
-            out[f"sigma{k}"] = sigma
-            out[f"scale{k}"] = p[f"noise{k}_poisson_scale"][poisson].astype(np.float32)
-            out[f"gray{k}"] = p[f"noise{k}_is_gray"] == 1
-            out[f"gray_poisson{k}"] = out[f"gray{k}"][poisson]
+            sigma, scale = p[f"noise{k}_sigma_255"] / 255, p[f"noise{k}_poisson_scale"]
+            for name, strength in ((f"gaussian{k}", sigma), (f"poisson{k}", scale)):
+                out[f"strength_{name}"] = strength[self.rows[name]].astype(np.float32)
+                out[f"gray_{name}"] = p[f"noise{k}_is_gray"][self.rows[name]] == 1
             out[f"is_noisy{k}"] = self._mask(f"gaussian{k}") | self._mask(f"poisson{k}")
             out[f"is_blur{k}"] = self._mask(f"blur{k}")
         out["is_sinc"] = self._mask("sinc")
@@ -133,49 +131,46 @@ class BatchRun:
         self.images = ops_torch.resize(self.images, *matrices)
 
     def _noise(self, stage: int) -> None:
-        gaussian, poisson = f"gaussian{stage}", f"poisson{stage}"
-        noise = None
-        if len(self.rows[gaussian]):
-            is_gray = self.sent[f"gray{stage}"].view(-1, 1, 1, 1)
-            noise = ops_torch.one_field(self._gaussian_field(stage), is_gray)
-            noise = noise * self.sent[f"sigma{stage}"].view(-1, 1, 1, 1)
-        if len(self.rows[poisson]):
-            images, drawn = self._taken(poisson), None
-            if self.generator is None:
-                drawn = self._host_fields(stage, self.rows[poisson], uniform_field)
-            field = ops_torch.poisson_noise(
-                images,
-                self.sent[f"scale{stage}"],
-                self.sent[f"gray_poisson{stage}"],
-                uniforms=drawn,
-                generator=self.generator,
-            )
-            noise = torch.zeros_like(self.images) if noise is None else noise
-            noise = noise.index_copy(0, self.sent[f"rows_{poisson}"], field)
-        if noise is not None:
-            num_noisy = len(self.rows[gaussian]) + len(self.rows[poisson])
+        noise, num_noisy = torch.zeros_like(self.images), 0
+        for name, draw in ((f"gaussian{stage}", self._gaussian), (f"poisson{stage}", self._poisson)):
+            if len(self.rows[name]):
+                noise.index_copy_(0, self.sent[f"rows_{name}"], draw(name, stage))
+                num_noisy += len(self.rows[name])
+        if num_noisy:
             noisy = noise.add_(self.images).clamp_(0, 1)
             self.images = self._where(f"is_noisy{stage}", num_noisy, noisy)
 
-    def _gaussian_field(self, stage: int) -> torch.Tensor:
-        if self.generator is not None:
-            return torch.randn(self.images.shape, generator=self.generator, device=self.device)
-        return self._host_fields(stage, np.arange(len(self.images)), gaussian_field)
+    def _gaussian(self, name: str, stage: int) -> torch.Tensor:
+        shape = (len(self.rows[name]), *self.images.shape[1:])
+        if self.generator is None:
+            field = self._host_fields(name, stage, gaussian_field)
+        else:
+            field = torch.randn(shape, generator=self.generator, device=self.device)
+        field = field * self.sent[f"strength_{name}"].view(-1, 1, 1, 1)
+        return ops_torch.one_field(field, self.sent[f"gray_{name}"].view(-1, 1, 1, 1))
+
+    def _poisson(self, name: str, stage: int) -> torch.Tensor:
+        return ops_torch.poisson_noise(
+            self._taken(name),
+            self.sent[f"strength_{name}"],
+            self.sent[f"gray_{name}"],
+            uniforms=self._host_fields(name, stage, uniform_field) if self.generator is None else None,
+            generator=self.generator,
+        )
 
     def _host_fields(
-        self, stage: int, rows: np.ndarray, draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+        self, name: str, stage: int, draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
     ) -> torch.Tensor:
         """The fields that `ops_cpu` draws from each sample's seed, on a canvas."""
-        canvas = None
-        for i, row in enumerate(rows.tolist()):
-            height, width = self.sizes[_STAGE1 if stage == 1 else _STAGE2, row]
+        rows = self.rows[name]
+        dtype = np.float32 if draw is gaussian_field else np.int64
+        canvas = np.zeros((len(rows), *self.images.shape[1:]), dtype)
+        for place, row in zip(canvas, rows.tolist(), strict=True):
+            height, width = self.sizes[stage, row]
             channels = 1 if self.params[f"noise{stage}_is_gray"][row] else 3
-            field = draw(noise_generator(int(self.params["noise_seed"][row]), stage), (channels, height, width))
-            if canvas is None:
-                wide = np.int64 if field.dtype == np.uint32 else field.dtype
-                canvas = np.zeros((len(rows), *self.images.shape[1:]), wide)
-            canvas[i, :channels, :height, :width] = field
-        return ops_torch.upload({"fields": canvas}, self.device)["fields"]
+            rng = noise_generator(int(self.params["noise_seed"][row]), stage)
+            place[:channels, :height, :width] = draw(rng, (channels, height, width))
+        return upload({"fields": canvas}, self.device)["fields"]
 
     def _jpeg(self, name: str, at: int) -> None:
         rows = self.rows[name]
@@ -199,7 +194,7 @@ class BatchRun:
             stage = 1 if name == "between" else int(self.params["num_stages"][row])
             quality = self.params[f"jpeg{stage}_quality"][row]
             out[i, :, :height, :width] = jpeg_codec(images[i, :, :height, :width], quality)
-        self._put(name, ops_torch.upload({"decoded": out}, self.device)["decoded"])
+        self._put(name, upload({"decoded": out}, self.device)["decoded"])
 
     def _taken(self, name: str) -> torch.Tensor:
         """The samples that an operator is for."""

@@ -16,6 +16,7 @@ from tgsr.degradations.presets import RESIZE_MODES
 from tgsr.degradations.second_order import NOISE_GAUSSIAN, NOISE_POISSON
 from tgsr.degradations.second_order_batch import BatchRun
 from tgsr.degradations.second_order_rows import RESIZE_FIRST, final_kernels, resized, stage_kernels
+from tgsr.utils.device import full_precision
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.memory import keep_freed_memory
 from tgsr.utils.threads import one_blas_thread
@@ -57,7 +58,8 @@ class SecondOrderPipeline(Pipeline):
         if backend == "auto":
             backend = "cpu" if gt.device.type == "cpu" else "torch"
         if backend == "torch":
-            return BatchRun(gt, params, self.scale, self.jpeg, generator).run()
+            with full_precision(gt.device):
+                return BatchRun(gt, params, self.scale, self.jpeg, generator).run()
         keep_freed_memory()
         seeds = params["noise_seed"]
         if generator is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tgsr.degradations import banded
+from tgsr.utils.device import full_precision, upload
 from tgsr.utils.memory import keep_freed_memory
 from tgsr.utils.threads import one_blas_thread
 
@@ -34,8 +35,9 @@ def sharpen(img: torch.Tensor, *, weight: float = 0.5, radius: int = 51, thresho
         out = [_sharpen_planes(x, weight, radius, threshold_255) for x in planes]
         return torch.from_numpy(out[0])[None] if len(out) == 1 else torch.from_numpy(np.stack(out))
     img = img.contiguous()
-    detail = img - _blur(img, radius)
-    soft = _blur((detail.abs() * 255 > threshold_255).to(img.dtype), radius)
+    with full_precision(img.device):
+        detail = img - _blur(img, radius)
+        soft = _blur((detail.abs() * 255 > threshold_255).to(img.dtype), radius)
     return torch.lerp(img, (img + weight * detail).clamp_(0, 1), soft)
 
 
@@ -66,10 +68,10 @@ def _sharpen_planes(img: np.ndarray, weight: float, radius: int, threshold_255: 
 
 @lru_cache(maxsize=8)
 def _blur_matrix(length: int, radius: int, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(banded.dense(banded.gaussian_blocks(length, radius))).to(device)
+    return upload({"matrix": banded.dense(banded.gaussian_blocks(length, radius))}, device)["matrix"]
 
 
 def _blur(img: torch.Tensor, radius: int) -> torch.Tensor:
-    """As matrix products: in fp32 on every device, where convolutions may be rounded to TF32 on a GPU."""
+    """As products with whole matrices."""
     rows, columns = (_blur_matrix(n, radius, img.device) for n in img.shape[2:])
     return torch.matmul(rows, torch.matmul(img, columns.T))

@@ -12,6 +12,7 @@ import torch
 
 from tgsr.degradations import ops_torch
 from tgsr.degradations.params import DegradationParams
+from tgsr.utils.device import upload
 
 KernelOf = Callable[[Mapping[str, Any]], np.ndarray]
 
@@ -30,7 +31,7 @@ def filter_batch(images: torch.Tensor, params: DegradationParams, kernel_of: Ker
         margin = (size - kernel.shape[0]) // 2
         place[margin : size - margin, margin : size - margin] = kernel
     rows, columns = ops_torch.blur_window(*(np.full(len(kernels), n) for n in images.shape[2:]), size // 2)
-    sent = ops_torch.upload({"kernels": stack, "rows": rows, "columns": columns}, images.device)
+    sent = upload({"kernels": stack, "rows": rows, "columns": columns}, images.device)
     return ops_torch.blur(images, **sent)
 
 

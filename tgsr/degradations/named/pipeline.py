@@ -11,8 +11,8 @@ import torch
 from tgsr.degradations.base import PIPELINES, SPACES, Backend, Pipeline, Space, noise_seed
 from tgsr.degradations.named.base import NAMED, NamedDegradation, code_of, degradation_of
 from tgsr.degradations.named.noise import NoiseSource
-from tgsr.degradations.ops_torch import upload
 from tgsr.degradations.params import DegradationParams
+from tgsr.utils.device import full_precision, upload
 from tgsr.utils.errors import ConfigError
 
 KIND = "named_degradation"
@@ -69,7 +69,8 @@ class NamedPipeline(Pipeline):
                 index = upload({"rows": rows}, gt.device)["rows"]
                 some = params.take(rows)
                 noise = NoiseSource(some["noise_seed"], gt.device, generator)
-                out[index] = degradation_of(kind).apply_batch(gt[index], some, noise)
+                with full_precision(gt.device):
+                    out[index] = degradation_of(kind).apply_batch(gt[index], some, noise)
         return (out.clamp(0, 1) * 255).round() / 255
 
 

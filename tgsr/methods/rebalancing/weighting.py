@@ -21,6 +21,7 @@ from tgsr.methods.rebalancing.weights import hybrid_split
 from tgsr.tasks.samplers import Feedback
 from tgsr.tasks.task import TaskSet
 from tgsr.tasks.weighting import LOSS_WEIGHTINGS, LossWeighting, WholeBatch
+from tgsr.utils.device import upload
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.rng import generator
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from tgsr.config.schema import Options
 
 _EPS = 1e-8
+
+
+def _sent(numbers: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """`(T,)` numbers of the host, of the type and on the device of `like`, without waiting for it."""
+    return upload({"numbers": np.asarray(numbers, dtype=np.float64)}, like.device)["numbers"].to(like.dtype)
 
 
 class _FactorWeighting(LossWeighting):
@@ -41,7 +47,7 @@ class _FactorWeighting(LossWeighting):
     def reduce(
         self, losses: torch.Tensor, task_ids: torch.Tensor, iteration: int, whole: WholeBatch | None = None
     ) -> torch.Tensor:
-        factors = torch.as_tensor(self.factors, dtype=losses.dtype, device=losses.device)
+        factors = _sent(self.factors, losses)
         return (factors[task_ids] * losses).mean()
 
 
@@ -65,7 +71,7 @@ class _TaskMeanWeighting(LossWeighting):
         self, losses: torch.Tensor, task_ids: torch.Tensor, counts: torch.Tensor, iteration: int, whole: WholeBatch
     ) -> torch.Tensor:
         """`(T,)` dF/dL_i, 0 for tasks without samples (`counts` 0); by default the weights over their sum."""
-        weights = torch.as_tensor(self.weights_at(iteration), dtype=losses.dtype, device=losses.device)
+        weights = _sent(self.weights_at(iteration), losses)
         kept = torch.where(counts > 0, weights, 0.0)
         return kept / kept.sum().clamp(min=_EPS)
 
