@@ -3,8 +3,8 @@
 basicsr is timed as shipped and, because one operator (a dense 51x51 unsharp mask) takes most of that, also with a
 separable unsharp mask of equal result: in torch, as its authors could have written it, and with OpenCV's filters.
 Both sides get 400x400 crops and return a 256 crop with its sharpened target and its LQ image; basicsr's blur kernels
-are made beforehand and not counted, ours are counted. On a CPU basicsr's own code needs two patches to run at all:
-`.cuda()` does nothing, and `filter2D` gets a contiguous image. On a machine that others use too, `--clock cpu`
+are made beforehand and not counted, ours are counted. On a CPU basicsr's own code needs a patch to run at all:
+`filter2D` gets a contiguous image. On a machine that others use too, `--clock cpu`
 (processor time of this process) is less disturbed than wall time. With `--device cuda` (and a batch of 12, say) both
 sides degrade on the GPU, ours as one batch.
 
@@ -66,9 +66,6 @@ def basicsr_feed(
     import torchvision.transforms.functional as functional
 
     sys.modules.setdefault("torchvision.transforms.functional_tensor", functional)
-    if device == "cpu":
-        torch.nn.Module.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
-        torch.Tensor.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
     import basicsr.models.realesrgan_model as module
     from basicsr.utils import DiffJPEG, USMSharp
     from basicsr.utils.img_process_util import filter2D
@@ -232,6 +229,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and arguments.clock == "cpu":
+        parser.error("--clock cpu says nothing of a GPU; use --clock wall")
     result = {
         "benchmark": "degradation",
         "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},

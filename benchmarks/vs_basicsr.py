@@ -147,7 +147,7 @@ def main() -> None:
             module, function = SECTIONS[name]
             rows = getattr(importlib.import_module(f"comparison.{module}"), function)(settings)
             how = {"clock": settings.clock, "threads": settings.threads, "quick": settings.is_quick}
-            how |= {"device": device_name(settings.device), **versions()}
+            how |= {"device": device_name(settings.device if name in ON_GPU else "cpu"), **versions()}
             report["sections"][name] = {**how, "rows": rows}
             print(f"\n{name} ({settings.clock} time, {settings.threads} thread(s))\n\n{table(rows)}", flush=True)
             if arguments.json:

@@ -13,7 +13,7 @@ from comparison.measure import Settings, row
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Milliseconds per 400x400 sample; the ratio is that of means, for the cost of a sample varies with its draw."""
     arguments = argparse.Namespace(
-        images=None,
+        images=settings.images,
         batch=12 if settings.on_gpu else 4,
         rounds=settings.num_rounds(24),
         shipped_rounds=2 if settings.is_quick else 5,

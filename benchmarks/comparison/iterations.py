@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ import numpy as np
 import torch
 from basicsr_baseline import DATASET
 from degradation import TorchUSM
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from comparison.measure import Settings, alternate, compare, row
 from comparison.photographs import make_folders
-from comparison.sides import basicsr_model, copy_weights, our_model, our_options
+from comparison.sides import basicsr_model, copy_weights, free_gpu, our_model, our_options, tuned
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
 from tgsr.engine import build
 from tgsr.engine.context import Context
 
 CASES = [("msrresnet", 16, 4, 5), ("rrdbnet", 23, 2, 3)]
+PREFETCH = 2  # of a worker, torch's own choice
 CASES_ON_GPU = [("msrresnet", 16, 12, 7), ("rrdbnet", 23, 12, 7)]
 QUICK_CASES = [("msrresnet", 4, 2, 2), ("rrdbnet", 2, 1, 2)]
 
@@ -42,18 +44,24 @@ class TheirLoop:
                 "meta_info": str(paths["meta_info"]), "gt_size": 256,
             }
         )  # fmt: skip
-        self.loader = DataLoader(self.dataset, batch, drop_last=True, num_workers=workers)
-        self.batches: Iterator[Any] = iter(())
+        sampler = RandomSampler(self.dataset, replacement=True, num_samples=10**6)  # endless, as basicsr's
+        on_gpu = model.device.type == "cuda"
+        self.batches: Iterator[Any] = iter(
+            DataLoader(self.dataset, batch, sampler=sampler, num_workers=workers, pin_memory=on_gpu)
+        )
+        self._run = tuned(self._step)
 
     def __call__(self, i: int) -> float:
-        batch = next(self.batches, None)
-        if batch is None:  # the next epoch
-            self.batches = iter(self.loader)
-            batch = next(self.batches)
+        return self._run(i)
+
+    def _step(self, i: int) -> float:
         self.model.usm_sharpener = self.sharpen
-        self.model.feed_data(batch)
+        self.model.feed_data(next(self.batches))
         self.model.optimize_parameters(i + 1)
         return self.model.get_current_log()["l_pix"]
+
+    def close(self) -> None:
+        self.batches = iter(())
 
 
 class OurLoop:
@@ -70,6 +78,9 @@ class OurLoop:
     def __call__(self, i: int) -> torch.Tensor:
         return self.model.step(next(self.batches), i).losses["pixel"].mean()
 
+    def close(self) -> None:
+        self.data.close()
+
 
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Seconds per iteration of basicsr as shipped, basicsr with a separable USM, and ours in bf16 and fp32."""
@@ -82,24 +93,50 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
         np.random.seed(0)
         torch.manual_seed(0)
         theirs = basicsr_model(network, num_block, device=settings.device)
-        forms: dict[str, Any] = {
-            name: TheirLoop(theirs, paths, batch, is_separable=name == "separable USM", workers=settings.workers)
-            for name in ("as shipped", "separable USM")
+        forms: dict[str, Callable[[], Any]] = {
+            name: partial(TheirLoop, theirs, paths, batch, is_separable=separable, workers=settings.workers)
+            for name, separable in (("as shipped", False), ("separable USM", True))
         }
         for precision in ("bf16", "fp32"):
             sections = _sections(paths["sub"], batch, settings.workers)
             options = our_options(settings.folder, network, num_block, precision=precision, **sections)
-            forms[precision] = OurLoop(options, theirs, (rounds + 1) * settings.repeats, settings.device)
-        seconds = alternate(forms, settings, rounds)
+            num_batches = _queued(settings) + (rounds + 1) * settings.repeats
+            forms[precision] = partial(OurLoop, options, theirs, num_batches, settings.device)
+        seconds = _times(forms, settings, rounds)
         title = f"{ {'msrresnet': 'MSRResNet', 'rrdbnet': 'RRDBNet'}[network] }-{num_block}, batch {batch}, 64 px"
         for base in ("as shipped", "separable USM"):
             for precision in ("bf16", "fp32"):
                 values = compare(seconds[base], seconds[precision])
                 rows.append(row(f"{title}: basicsr {base} / ours {precision}", "s", 1, values))
-        for form in forms.values():
-            if isinstance(form, OurLoop):
-                form.data.close()
+        free_gpu()
     return rows
+
+
+def _times(forms: Mapping[str, Callable[[], Any]], settings: Settings, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round by form.
+
+    Without workers the forms take turns. With workers they come one after the other, for a form that waits would let
+    its workers fill its queue and disturb the others; what the queue holds at first is used up before the rounds.
+    """
+    if not settings.workers:
+        loops = {name: make() for name, make in forms.items()}
+        seconds = alternate(loops, settings, rounds)
+        for loop in loops.values():
+            loop.close()
+        return seconds
+    seconds = {}
+    for name, make in forms.items():
+        loop = make()
+        for i in range(_queued(settings)):
+            loop(i)
+        seconds |= alternate({name: loop}, settings, rounds)
+        loop.close()
+    return seconds
+
+
+def _queued(settings: Settings) -> int:
+    """Batches that both sides' loaders prepare ahead, and some."""
+    return (PREFETCH + 1) * settings.workers
 
 
 def _sections(sub_images: Path, batch: int, workers: int) -> dict[str, Any]:
@@ -112,7 +149,8 @@ def _sections(sub_images: Path, batch: int, workers: int) -> dict[str, Any]:
         "degradation": {"space": {"type": "SecondOrder", "preset": "x4plus", "scale": 4}, "sharpen_input": True},
         "datasets": {
             "train": {
-                "dataset": dataset, "batch_size_per_gpu": batch, "num_worker_per_gpu": workers, "preflight": False
+                "dataset": dataset, "batch_size_per_gpu": batch, "num_worker_per_gpu": workers, "preflight": False,
+                "prefetch_factor": PREFETCH,
             }
         },
     }  # fmt: skip

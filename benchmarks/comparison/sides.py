@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +52,6 @@ def load_basicsr() -> None:
     import torchvision.transforms.functional as functional
 
     sys.modules.setdefault("torchvision.transforms.functional_tensor", functional)
-    if not torch.cuda.is_available():
-        torch.nn.Module.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
-        torch.Tensor.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
     from basicsr.archs import vgg_arch
     from basicsr.models import realesrgan_model, realesrnet_model
     from basicsr.utils import get_root_logger
@@ -62,6 +62,40 @@ def load_basicsr() -> None:
     vgg_arch.vgg.vgg19 = lambda pretrained=False, **k: random_vgg(weights=None)
     for module in (realesrgan_model, realesrnet_model):
         module.filter2D = lambda image, kernel: filter2D(image.contiguous(), kernel)
+
+
+@contextmanager
+def cuda_means(device: str) -> Iterator[None]:
+    """Inside, `.cuda()`, which basicsr's constructors call, leaves things on the CPU if that is the device."""
+    if device != "cpu":
+        yield
+        return
+    kept = torch.nn.Module.cuda
+    torch.nn.Module.cuda = lambda self, *a, **k: self  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.nn.Module.cuda = kept  # type: ignore[method-assign]
+
+
+def tuned(step: Callable[..., Any]) -> Callable[..., Any]:
+    """basicsr's step with cuDNN's search for the fastest convolutions, which its `train.py` switches on."""
+
+    def run(*arguments: Any) -> Any:
+        torch.backends.cudnn.benchmark = True
+        try:
+            return step(*arguments)
+        finally:
+            torch.backends.cudnn.benchmark = False
+
+    return run
+
+
+def free_gpu() -> None:
+    """Give back what deleted models held, before another process wants it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def basicsr_model(network: str, num_block: int, *, is_adversarial: bool = False, device: str = "cpu") -> Any:
@@ -92,7 +126,8 @@ def basicsr_model(network: str, num_block: int, *, is_adversarial: bool = False,
         }  # fmt: skip
         train |= {"net_d_iters": 1, "net_d_init_iters": 0}
         options |= {"network_d": dict(UNET), "l1_gt_usm": True, "percep_gt_usm": True, "gan_gt_usm": False}
-    model = (RealESRGANModel if is_adversarial else RealESRNetModel)(options)
+    with cuda_means(device):
+        model = (RealESRGANModel if is_adversarial else RealESRNetModel)(options)
     model._dequeue_and_enqueue = lambda: None
     return model
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from comparison.measure import Settings, alternate, compare, peak_memory_mib, row, run_child
-from comparison.sides import basicsr_model, copy_weights, our_model, our_options
+from comparison.sides import basicsr_model, copy_weights, free_gpu, our_model, our_options, tuned
 from tgsr.data.batch import Batch
 
 OUR_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -103,7 +103,7 @@ def their_step(case: Case, device: str = "cpu") -> tuple[Any, Callable[[int], fl
         log = model.get_current_log()
         return log.get("l_pix", log.get("l_g_pix"))
 
-    return model, step
+    return model, tuned(step)
 
 
 def our_step(case: Case, form: str, theirs: Any = None, device: str = "cpu") -> Callable[[int], torch.Tensor]:
@@ -149,6 +149,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
                 print(f"{case.name}, ours {form}: {more['share_of_floor']:.1%} of the arithmetic floor", flush=True)
             rows.append(row(f"{case.name}: ours {form}", "s", 1, values, **more))
         del forms, theirs, step
+        free_gpu()
     return rows
 
 
