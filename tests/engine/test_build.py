@@ -3,6 +3,7 @@
 import copy
 import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from tests.engine.toy import toy_options, write_options
 from tgsr.archs import ARCHS
 from tgsr.config.options import load_options
+from tgsr.data.datasets import DATASETS, PairedDataset
 from tgsr.engine import build
 from tgsr.utils.errors import ConfigError, DataError
 
@@ -71,6 +73,51 @@ def test_real_pairs_have_no_scale(tmp_path):
     assert build.build_tasks(load(tmp_path, scale=3, degradation=None)).names == ["real_pairs"]
     pairs = {"set": {"type": "Spaces", "spaces": {"real": {"type": "RealPairs"}, "made": {"type": "Bicubic"}}}}
     assert build.build_tasks(load(tmp_path, tasks=pairs)).names == ["made", "real"]
+
+
+def pairs_options(root, *, val="GTDataset", train="PairedDataset", **sections):
+    """A training set of real pairs in an option file that also has a degradation."""
+    folders = {"dataroot_gt": str(root / "gt"), "dataroot_lq": str(root / "lq")}
+    pairs = {"type": train, **folders, "gt_size": 32}
+    held_out = {"dataroot_gt": str(root / "val"), **({"dataroot_lq": str(root / "lq")} if val != "GTDataset" else {})}
+    data = {**toy_options(root)["datasets"]["train"], "dataset": pairs}
+    return load(root, datasets={"train": data, "val": {"toy": {"type": val, **held_out}}}, **sections)
+
+
+def test_tasks_of_a_training_set_that_has_its_lq_images(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        build.build_training_tasks(pairs_options(tmp_path, tasks=POINTS))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'toy.yml'}:")
+    assert "tasks.set: there are 3 tasks, but the LQ images of a PairedDataset are files" in message
+    assert message.endswith("; use GTDataset, or leave tasks out")
+
+
+def test_an_unused_degradation_is_one_warning(tmp_path, caplog):
+    assert build.build_training_tasks(pairs_options(tmp_path)).names == ["real_pairs"]  # it makes the validation's LQ
+    assert not caplog.records
+    assert build.build_training_tasks(pairs_options(tmp_path, val="PairedDataset")).names == ["real_pairs"]
+    (record,) = caplog.records
+    assert "degradation.space: no effect, since the LQ images of a PairedDataset are files: degr" in record.getMessage()
+
+
+def test_own_sets_take_tasks_unless_they_say_otherwise(tmp_path, monkeypatch, caplog):
+    class OwnPairs(PairedDataset):
+        """Pairs that differ by task."""
+
+        uses_tasks = True
+
+    class Plain(torch.utils.data.Dataset):
+        """Says nothing of tasks."""
+
+        def __init__(self, *, dataroot_gt: Path, dataroot_lq: Path, gt_size: int, scale: int, tasks: object) -> None:
+            super().__init__()
+
+    for entry in (OwnPairs, Plain):
+        monkeypatch.setitem(DATASETS._entries, entry.__name__, entry)
+        options = pairs_options(tmp_path, train=entry.__name__, val="PairedDataset", tasks=POINTS)
+        assert len(build.build_training_tasks(options)) == 3
+    assert not caplog.records
 
 
 def test_networks_that_tell_no_scale(tmp_path, monkeypatch):

@@ -302,7 +302,7 @@ def input_paths(value: Any, key: str = "") -> list[tuple[str, Path]]:
     if isinstance(value, Spec):
         if value.kwargs.get("prepare") is not None:
             return []  # the data set makes its own files
-        known = signature_of(value.kind.table().get(value.type)).parameters
+        known = signature_of(value.entry).parameters
         children = [(k, v) for k, v in value.kwargs.items() if k not in known or not is_output(known[k].annotation)]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         known = section_parameters(type(value))

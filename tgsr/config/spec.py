@@ -84,9 +84,14 @@ class Spec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     place: str = field(default="", compare=False)
 
+    @property
+    def entry(self) -> Any:
+        """The registered class or function."""
+        return self.kind.table().get(self.type)
+
     def build(self, *args: Any, **runtime: Any) -> Any:
         """The component, from the options' arguments and those of the program."""
-        return self.kind.table().get(self.type)(*args, **{**runtime, **thaw(self.kwargs)})
+        return self.entry(*args, **{**runtime, **thaw(self.kwargs)})
 
     def to_json(self) -> dict[str, Any]:
         return {"type": self.type, **self.kwargs}

@@ -63,9 +63,12 @@ class ImageDataset(Dataset[Sample], ABC):
         tasks: the run's tasks; None for paired data.
         settings: see `configure`.
         has_gt: whether ground truth is there.
+        uses_tasks: whether training samples depend on their task; False where LQ images are files, so that a run with
+            several tasks is refused.
     """
 
     has_gt = True
+    uses_tasks = True
 
     def __init__(
         self, source: ImageSource, *, scale: int, tasks: TaskSet | None, val_crop: int | None, max_images: int | None

@@ -220,6 +220,8 @@ class PairedDataset(ImageDataset):
         max_images: use the first so many images only.
     """
 
+    uses_tasks = False
+
     def __init__(
         self,
         *,
@@ -320,6 +322,7 @@ class LQDataset(ImageDataset):
     """
 
     has_gt = False
+    uses_tasks = False
 
     def __init__(
         self,

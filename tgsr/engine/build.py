@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from tgsr.archs.base import RestorationNetwork
 from tgsr.config.schema import Options
+from tgsr.config.spec import Spec
 from tgsr.data.batch import Batch
 from tgsr.data.loader import TrainLoader
 from tgsr.data.plan import BatchPlan, PlanBatchSampler
@@ -27,7 +29,9 @@ from tgsr.tasks.weighting import EqualWeighting, LossWeighting
 from tgsr.utils.errors import ConfigError, UserError
 from tgsr.utils.rng import seed63
 
+logger = logging.getLogger("tgsr")
 WHOLE_SPACE = "whole_space"
+REAL_PAIRS = "real_pairs"
 
 
 def build_tasks(options: Options) -> TaskSet:
@@ -35,11 +39,51 @@ def build_tasks(options: Options) -> TaskSet:
     if options.degradation is None:
         if options.tasks.set is not None:
             raise ConfigError("tasks need a degradation section", place=f"{options.name}: tasks.set")
-        return TaskSet([Task("real_pairs", RealPairs())])
+        return _real_pairs()
     space, spec = options.degradation.space.build(), options.tasks.set
     tasks = TaskSet([Task(WHOLE_SPACE, space)]) if spec is None else spec.build(space=space)
     _check_scale(options, tasks)
     return tasks
+
+
+def build_training_tasks(options: Options) -> TaskSet:
+    """The tasks of the training samples: those of the run, or the real pairs where the training set has LQ files.
+
+    Raises:
+        ConfigError: there are several tasks, but no sample could differ by its task.
+    """
+    tasks, data = build_tasks(options), options.datasets.train
+    if data is None or _uses_tasks(data.dataset):
+        return tasks
+    _check_takes(data.dataset, tasks, options)
+    degradation, spec = options.degradation, options.tasks.set
+    if degradation is not None and not any(_uses_tasks(s) for s in options.datasets.val.values()):
+        named = ["degradation", *(["tasks.set"] if spec is not None else [])]
+        logger.warning(
+            "%s: no effect, since the LQ images of a %s are files: %s",
+            degradation.space.place or options.name, data.dataset.type, " and ".join(named),
+        )  # fmt: skip
+    return _real_pairs()
+
+
+def _real_pairs() -> TaskSet:
+    return TaskSet([Task(REAL_PAIRS, RealPairs())])
+
+
+def _uses_tasks(dataset: Spec) -> bool:
+    """Whether a data set makes LQ images; one of the user's own that does not tell is taken to do so."""
+    return getattr(dataset.entry, "uses_tasks", True)
+
+
+def _check_takes(dataset: Spec, tasks: TaskSet, options: Options) -> None:
+    """ConfigError when there are several tasks for a training set whose LQ images are files."""
+    if len(tasks) > 1 and not _uses_tasks(dataset):
+        spec = options.tasks.set
+        raise ConfigError(
+            f"there are {len(tasks)} tasks, but the LQ images of a {dataset.type} are files, the same for every task",
+            place=(spec.place if spec is not None else "") or f"{options.name}: tasks",
+            remedy="use GTDataset, or leave tasks out",
+        )
 
 
 def _check_scale(options: Options, tasks: TaskSet) -> None:
@@ -216,6 +260,7 @@ class TrainData:
             degradation.where == "device" or (degradation.where == "auto" and context.device.type == "cuda")
         )
         self.options = options
+        _check_takes(data.dataset, tasks, options)
         self.dataset = data.dataset.build(scale=options.scale, tasks=tasks)
         self.dataset.configure(
             seed=options.manual_seed,

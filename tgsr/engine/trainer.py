@@ -44,7 +44,7 @@ class Trainer:
         self.total_iter = options.train.total_iter
         self.experiment = Experiment(options.path.experiments_root, options.name)
         # configuration
-        self.tasks = build.build_tasks(options)
+        self.tasks = build.build_training_tasks(options)
         self.sampler = build.build_task_sampler(options, self.tasks)
         self.weighting = build.build_loss_weighting(options, self.tasks)
         self.sampler.check(options)

@@ -47,7 +47,7 @@ class DifficultyWeights:
     def check(self, options: Options) -> None:
         """Refuse a run that the references do not fit, and a metric of which less is better."""
         spec = options.val.metrics.get(self.metric)
-        if spec is not None and not spec.kind.table().get(spec.type).higher_is_better:
+        if spec is not None and not spec.entry.higher_is_better:
             raise ConfigError(
                 f"less of '{self.metric}' is better: a task that lags would get the lowest weight",
                 place=f"{options.name}: tasks: metric",
