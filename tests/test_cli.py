@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -44,6 +45,21 @@ def test_bad_input(tmp_path, capsys, override, text):
     error = capsys.readouterr().err
     assert text in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "text"),
+    [
+        ("network_g.num_feat=-3", "network_g", "MSRResNet(num_block=1, num_feat=-3, upscale=4): RuntimeError: Trying"),
+        ("datasets.train.dataset.gt_size=66", "datasets.train.dataset", "gt_size 66 must be a multiple of the scale 4"),
+        ("train.optim_g.lr=-1", "train.optim_g", "lr is -1.0; choose a learning rate >= 0"),
+    ],
+)
+def test_what_a_constructor_refuses_has_a_place(tmp_path, capsys, override, key, text):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    assert main(["train", "-opt", str(path), "--force_yml", override]) == 2
+    (line,) = [e for e in capsys.readouterr().err.splitlines() if e.startswith("error: ")]
+    assert re.match(rf"error: {re.escape(str(path))}:\d+: {key}: {re.escape(text)}", line), line
 
 
 def test_truncated_image_is_named_before_training(tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 from tgsr.config.bind import bind, section_parameters, signature_of
 from tgsr.config.spec import FrozenDict, Kind, OutputPath, PositiveInt, Range, Spec
 from tgsr.config.yaml_loader import parse_yaml
-from tgsr.utils.errors import ConfigError
+from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -54,6 +54,21 @@ class Open(Parent):
 @THINGS.register()
 class Nothing:
     pass
+
+
+@THINGS.register()
+class Fails:
+    """What goes wrong in its constructor is chosen by its arguments."""
+
+    def __init__(self, *, how: str, file: Path | None = None) -> None:
+        if how == "a mistake of the user":
+            raise DataError("the file is empty", remedy="write it again")
+        if how == "one with a place":
+            raise DataError("the file is empty", place="a.txt")
+        self.fail(how)
+
+    def fail(self, how: str) -> None:
+        raise RuntimeError(f"{how}\nException raised from a long list of C++ frames")
 
 
 @dataclass(frozen=True)
@@ -251,3 +266,24 @@ def test_places_of_all_keys() -> None:
 def test_sections_know_what_is_required() -> None:
     parameters = section_parameters(Section)
     assert [p.name for p in parameters.values() if p.required] == ["needed"]
+
+
+def test_a_constructor_that_fails_is_one_line_with_place_class_and_arguments():
+    with pytest.raises(ConfigError) as caught:
+        parse("needed: 1\nthing: {type: Fails, how: negative dimension, file: a/b.png}").thing.build()
+    message = str(caught.value)
+    text = "f.yml:2: thing: Fails(how='negative dimension', file=a/b.png): RuntimeError: negative dimension ("
+    assert message.startswith(text)
+    file, line = message.removeprefix(text).rstrip(")").rsplit(":", 1)
+    assert Path(file) == Path(__file__)  # the line of the component that raised, since no traceback is shown
+    assert "raise RuntimeError" in Path(__file__).read_text().splitlines()[int(line) - 1]
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_error_of_the_user_in_a_constructor_gets_the_place_it_lacks():
+    with pytest.raises(DataError) as caught:
+        parse("needed: 1\nthing: {type: Fails, how: a mistake of the user}").thing.build()
+    assert str(caught.value) == "f.yml:2: thing: the file is empty; write it again"
+    with pytest.raises(DataError) as caught:
+        parse("needed: 1\nthing: {type: Fails, how: one with a place}").thing.build()
+    assert str(caught.value) == "a.txt: the file is empty"

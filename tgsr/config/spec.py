@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+from tgsr.utils.errors import ConfigError, UserError
 from tgsr.utils.registry import Registry
 
 
@@ -90,11 +92,41 @@ class Spec:
         return self.kind.table().get(self.type)
 
     def build(self, *args: Any, **runtime: Any) -> Any:
-        """The component, from the options' arguments and those of the program."""
-        return self.entry(*args, **{**runtime, **thaw(self.kwargs)})
+        """The component, from the options' arguments and those of the program.
+
+        Raises:
+            UserError: what the constructor raised, with this place where it names none. Any other exception becomes a
+                ConfigError with the class, the arguments and the message; the exception itself is its cause.
+        """
+        entry = self.entry
+        try:
+            return entry(*args, **{**runtime, **thaw(self.kwargs)})
+        except UserError as error:
+            if error.place or not self.place:
+                raise
+            raise type(error)(error.problem, place=self.place, remedy=error.remedy) from error
+        except Exception as error:  # torch and components of the user's own raise what they like
+            arguments = ", ".join(f"{key}={_brief(value)}" for key, value in self.kwargs.items())
+            message = next(iter(str(error).splitlines()), "")
+            problem = f"{self.type}({arguments}): {type(error).__name__}: {message}{_own_line(error, entry)}"
+            raise ConfigError(problem, place=self.place) from error
 
     def to_json(self) -> dict[str, Any]:
         return {"type": self.type, **self.kwargs}
+
+
+def _brief(value: Any) -> str:
+    text = value.type if isinstance(value, Spec) else str(value) if isinstance(value, Path) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _own_line(error: Exception, entry: Any) -> str:
+    """Where a component of the user's own failed, ` (file:line)`; empty for those of this package."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is `Spec.build`
+    if not frames or str(getattr(entry, "__module__", "")).startswith("tgsr."):
+        return ""
+    last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+    return f" ({last.filename}:{last.lineno})"
 
 
 def freeze(value: Any) -> Any:
