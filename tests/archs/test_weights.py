@@ -167,6 +167,20 @@ def test_truncated(tmp_path, share):
         load_state(tmp_path / "net.pth")
 
 
+def test_a_long_message_of_torch_is_cut_between_words(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("internal miniz error. " + "If you trust this, do nothing. " * 9)
+
+    (tmp_path / "net.pth").write_bytes(b"x")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError) as caught:
+        load_state(tmp_path / "net.pth")
+    text = str(caught.value).partition("bytes; ")[2].partition(");")[0]
+    assert len(text) <= 120
+    assert text.removesuffix(" ...").split()[-1] in ("If", "you", "trust", "this,", "do", "nothing.")
+    assert text.endswith(" ...")
+
+
 def test_absent_and_odd_contents(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load_state(tmp_path / "none.pth")

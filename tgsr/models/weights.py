@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,7 +140,8 @@ def _offender(message: str) -> str:
 def _not_a_checkpoint(path: Path, error: Exception) -> CheckpointError:
     size = path.stat().st_size if path.exists() else 0
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-    text = text.strip().splitlines()[0][:120] if text.strip() else type(error).__name__
+    text = next(iter(text.strip().splitlines()), type(error).__name__)
+    text = textwrap.shorten(text, 120, placeholder=" ...")
     return CheckpointError(
         f"truncated or not a checkpoint ({size:,} bytes; {text})",
         place=str(path),
