@@ -11,6 +11,7 @@ from tgsr.data.batch import Batch
 from tgsr.losses.base import Loss, LossContext
 from tgsr.models.base import ModelParts, RestorationModel, StepResult, Trained, as_outputs, not_finite
 from tgsr.tasks.weighting import WholeBatch
+from tgsr.utils.errors import ConfigError
 
 
 class PixelModel(RestorationModel):
@@ -89,9 +90,17 @@ class PixelModel(RestorationModel):
     def _generator_losses(
         self, outputs: Mapping[str, torch.Tensor], batch: Batch, iteration: int
     ) -> dict[str, torch.Tensor]:
-        """Name -> `(B,)`, with gradient."""
+        """Name -> `(B,)`, with gradient.
+
+        Raises:
+            ConfigError: the network's output has another size than the target, or a loss is not one value per sample.
+        """
+        _check_size(self.net_g, outputs["sr"], batch)
         context = self._loss_context(outputs, batch, iteration)
-        return {name: loss(context).float() for name, loss in self.losses.items()}
+        values = {name: loss(context) for name, loss in self.losses.items()}
+        for name, value in values.items():
+            _check_per_sample(name, self.losses[name], value, len(outputs["sr"]))
+        return {name: value.float() for name, value in values.items()}
 
     def _loss_context(self, outputs: Mapping[str, torch.Tensor], batch: Batch, iteration: int) -> LossContext:
         targets = {"gt": batch.gt, "gt_usm": batch.gt_usm}
@@ -107,6 +116,29 @@ class PixelModel(RestorationModel):
     def _discriminator(self) -> nn.Module | None:
         """What losses may judge the outputs with; its parameters are frozen while they do."""
         return None
+
+
+def _check_size(net: nn.Module, restored: torch.Tensor, batch: Batch) -> None:
+    if batch.gt is None or batch.lq is None or restored.shape == batch.gt.shape:
+        return
+    made, given, wanted = ("x".join(map(str, t.shape[1:])) for t in (restored, batch.lq, batch.gt))
+    raise ConfigError(
+        f"{type(net).__name__} makes {made} of {given}, but the ground truth is {wanted}: "
+        f"the scale is {batch.gt.shape[-1] // batch.lq.shape[-1]}",
+        place="network_g",
+        remedy="make the network's output scale times its input (channels x height x width)",
+    )
+
+
+def _check_per_sample(name: str, loss: nn.Module, value: object, num: int) -> None:
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+    if shape != (num,):
+        returned = f"a {type(value).__name__}" if shape is None else f"a tensor of shape {shape}"
+        raise ConfigError(
+            f"{type(loss).__name__} returns {returned}, but one value for each of {num} samples is wanted, {(num,)}",
+            place=f"train.losses.{name}",
+            remedy="take the mean over all dimensions but the first",
+        )
 
 
 def _task_ids(batch: Batch) -> torch.Tensor:
