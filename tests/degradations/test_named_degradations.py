@@ -1,5 +1,7 @@
 """The named degradations: contracts of the room, oracles of libraries, values that can be worked out by hand."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -187,6 +189,21 @@ def test_errors_name_the_remedy():
         NamedPipeline(scale=4)
     with pytest.raises(ConfigError, match="code 5"):
         PIPELINE.apply(torch.rand(1, 3, 8, 8), DegradationParams.from_rows([{"named_degradation": 5, "noise_seed": 0}]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"degradations": []}, "degradations is empty; name at least one, or leave it out for the eleven of GRIDS"),
+        ({"degradations": ["jpg", "haze"], "settings": {"jpeg": {}}}, "no named degradation 'jpg'; did you mean"),
+        ({"degradations": ["jpeg", "haze", "jpeg"]}, "degradations names jpeg twice; name each degradation once"),
+        ({"settings": {"jpg": {}}}, "settings for 'jpg', which is not among the degradations; did you mean 'jpeg'?"),
+        ({"settings": {"jpeg": {"qualty": [5, 9]}}}, "jpeg takes no 'qualty'; did you mean 'quality'?"),
+    ],
+)
+def test_a_mixture_says_which_name_is_wrong(arguments, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        NamedMixSpace(**arguments)
 
 
 @pytest.mark.parametrize("name", ["ringing", "defocus", "motion_blur", "gaussian_blur"])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from tgsr.config.bind import signature_of
 from tgsr.degradations.base import PIPELINES, SPACES, Backend, Pipeline, Space, noise_seed
 from tgsr.degradations.named.base import NAMED, NamedDegradation, code_of, degradation_of
 from tgsr.degradations.named.noise import NoiseSource
 from tgsr.degradations.params import DegradationParams
 from tgsr.utils.device import full_precision, upload
 from tgsr.utils.errors import ConfigError
+from tgsr.utils.registry import did_you_mean
 
 KIND = "named_degradation"
 """Column that holds `code_of` the degradation's name."""
@@ -92,11 +94,16 @@ class NamedSpace(Space):
     """
 
     def __init__(self, *, degradation: str, settings: dict[str, Any] | None = None) -> None:
+        entry = NAMED.get(degradation)
         self.degradation, self.settings = NAMED.name_of(degradation), dict(settings or {})
+        known = signature_of(entry)
+        for key in self.settings:
+            if key not in known.parameters and not known.open:
+                raise ConfigError(f"{degradation} takes no '{key}'", remedy=did_you_mean(key, known.parameters))
         try:
-            self._ranges: NamedDegradation = NAMED.get(degradation)(**self.settings)
+            self._ranges: NamedDegradation = entry(**self.settings)
         except TypeError as error:
-            raise ConfigError(f"settings of '{degradation}': {error}") from None
+            raise ConfigError(f"settings of '{degradation}': {error}") from error
         self.num_uniforms = len(self._ranges.parameters) + 1
         self._pipeline = NamedPipeline()
 
@@ -137,9 +144,7 @@ class NamedMixSpace(Space):
     ) -> None:
         names = list(GRIDS_DEGRADATIONS) if degradations is None else list(degradations)
         self.settings = dict(settings or {})
-        strange = sorted(set(self.settings) - set(names))
-        if not names or len(set(names)) != len(names) or strange:
-            raise ConfigError(f"degradations {names}, settings for {strange}", remedy="name each degradation once")
+        _check_names(names, self.settings)
         self.members = tuple(NamedSpace(degradation=n, settings=self.settings.get(n)) for n in names)
         self.num_uniforms = 1 + sum(m.num_uniforms for m in self.members)
         self._pipeline = NamedPipeline()
@@ -165,6 +170,21 @@ class NamedMixSpace(Space):
     def to_json(self) -> dict[str, Any]:
         settings = {"settings": self.settings} if self.settings else {}
         return {"type": "NamedMix", "degradations": [m.degradation for m in self.members], **settings}
+
+
+def _check_names(names: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """ConfigError for no name, one that is unknown or given twice, and for settings of one that is not among them."""
+    if not names:
+        raise ConfigError("degradations is empty", remedy="name at least one, or leave it out for the eleven of GRIDS")
+    for name in names:
+        NAMED.get(name)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"degradations names {', '.join(twice)} twice", remedy="name each degradation once")
+    for name in settings:
+        if name not in names:
+            remedy = did_you_mean(name, names)
+            raise ConfigError(f"there are settings for '{name}', which is not among the degradations", remedy=remedy)
 
 
 def named_params_to_json(params: DegradationParams) -> list[dict[str, Any]]:
