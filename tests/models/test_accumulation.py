@@ -1,6 +1,7 @@
 """Gradient accumulation on several ranks: gradients are exchanged once an iteration, and the step stays the same."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tests.models.test_against_basicsr import NET_D, NET_G, batches, lr_at, make
 from tgsr.losses.gan import GANLoss
 from tgsr.losses.pixel import L1Loss
 from tgsr.models.adversarial import AdversarialModel
+from tgsr.models.base import BUFFERS_STAY
 from tgsr.models.pixel import PixelModel
 
 
@@ -44,9 +46,17 @@ def count_exchanges(part) -> list[int]:
         done.set_result(bucket.buffer())
         return done
 
-    part.forward = DistributedDataParallel(part.net, broadcast_buffers=False, bucket_cap_mb=1000)
+    part.forward = DistributedDataParallel(part.net, **BUFFERS_STAY, bucket_cap_mb=1000)
     part.forward.register_comm_hook(None, hook)
     return exchanged
+
+
+def test_wrapping_for_several_ranks_warns_of_nothing(group):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = PixelModel(make(NET_G), {"pixel": L1Loss()}, sgd, lr_at, parts(world_size=2))
+    assert isinstance(model.g.forward, DistributedDataParallel)
+    assert not model.g.forward.broadcast_buffers  # in new versions a property with the value of the new name
 
 
 @pytest.mark.parametrize("kind", ["pixel", "adversarial"])

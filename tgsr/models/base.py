@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,11 @@ from tgsr.models.precision import Precision
 from tgsr.models.schedulers import warmup_factor
 from tgsr.tasks.weighting import LossWeighting
 from tgsr.utils.rng import seed63
+
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+BUFFERS_STAY: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""Argument of DistributedDataParallel that keeps the ranks' buffers apart: torch 2.13 renamed it and warns of the old
+one. Under the new name the ranks start with the buffers of rank 0."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ class RestorationModel(ABC):
             net = DistributedDataParallel(
                 net,
                 device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,
+                **BUFFERS_STAY,
                 find_unused_parameters=self.parts.find_unused_parameters,
             )
         return net
