@@ -84,8 +84,11 @@ def test_onnx_that_differs_is_not_written(tmp_path):
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="needs onnxruntime; pip install onnxruntime"):
+    with pytest.raises(UserError, match=r"needs onnxruntime; pip install -e '\.\[onnx\]'$"):
         export_onnx(RRDBNet(**TINY), tmp_path / "net.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"needs a package \(.*onnx.*\); pip install -e '\.\[onnx\]'$"):
+        export_onnx(RRDBNet(**TINY), tmp_path / "net.onnx", check=False)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(UserError, match="pip install safetensors"):
         export_safetensors(tmp_path / "a.safetensors", {}, INFO)

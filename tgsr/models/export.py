@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ logger = logging.getLogger("tgsr")
 T = TypeVar("T")
 
 _FORMAT = "tgsr-network-1"
+_GET_ONNX = "pip install -e '.[onnx]'"
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def _to_onnx(
     axes = {"lq": {0: "batch", 2: "height", 3: "width"}, "sr": {0: "batch", 2: "sr_height", 3: "sr_width"}}
     buffer = io.BytesIO()
     try:
+        importlib.import_module("onnx")  # torch needs it for most networks, and some versions fail without naming it
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the tracer warns of every size that becomes a constant; the check decides
             torch.onnx.export(
@@ -201,7 +204,7 @@ def _to_onnx(
                 dynamo=False,  # the other exporter needs one more package
             )
     except ImportError as error:
-        raise UserError(f"ONNX export needs a package ({error})", place=str(path), remedy="pip install onnx") from None
+        raise UserError(f"ONNX export needs a package ({error})", place=str(path), remedy=_GET_ONNX) from None
     except torch.onnx.OnnxExporterError as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{type(net).__name__} cannot be written as ONNX: {first}", place=str(path)) from None
@@ -230,11 +233,7 @@ def _onnxruntime(path: Path | str) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise UserError(
-            "checking an ONNX file needs onnxruntime",
-            place=str(path),
-            remedy="pip install onnxruntime, or do not check",
-        ) from None
+        raise UserError("checking an ONNX file needs onnxruntime", place=str(path), remedy=_GET_ONNX) from None
     return onnxruntime
 
 
