@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tgsr.degradations.classical import BicubicSpace
+from tgsr.tasks.samplers import Feedback
+from tgsr.tasks.task import Task, TaskSet
+
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCKS = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
 
@@ -18,6 +22,16 @@ def test_extending_examples_work_together():
     same = torch.rand(2, 3, 4, 4)
     assert names["LogCoshLoss"]().compare(same, same).tolist() == [0, 0]
     assert names["MAE"]()(torch.ones(3, 2, 2), torch.zeros(3, 2, 2)) == pytest.approx(255)
+
+    tasks = TaskSet([Task(name, BicubicSpace()) for name in ("often", "seldom", "never")])
+    sampler = names["HardFirst"](tasks, seed=0)
+    sampler.update(Feedback(iteration=1000, losses={"often": 1.0, "seldom": 3.0}))
+    assert sampler.weights.tolist() == pytest.approx([1 / 7, 3 / 7, 3 / 7])
+    resumed = names["HardFirst"](tasks, seed=0)
+    resumed.load_state_dict(sampler.state_dict())
+    assert resumed.weights.tolist() == sampler.weights.tolist()
+    resumed.update(Feedback(iteration=2000, losses={"often": 2.0}))  # no sample of the others: their losses stay
+    assert resumed.weights.tolist() == pytest.approx([2 / 8, 3 / 8, 3 / 8])
 
 
 def test_links_lead_somewhere():
