@@ -2,6 +2,9 @@
 
 import copy
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -274,6 +277,17 @@ def test_unknown_name_and_missing_basicsr(monkeypatch):
         ARCHS.get("EDSR")
     with pytest.raises(ConfigError, match="did you mean 'RRDBNet'"):
         ARCHS.get("RRDBnett")
+
+
+def test_basicsrs_names_are_suggested():
+    load_basicsr()
+    with pytest.raises(ConfigError, match="there is no network 'EDSRR'; did you mean 'EDSR'"):
+        ARCHS.get("EDSRR")
+
+
+def test_known_names_ask_for_nothing_of_basicsr():
+    code = "from tgsr.archs import ARCHS; import sys; ARCHS.get('LightSR'); assert 'basicsr' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [c for c in CASES if c[0] != "SRResNetSameSize"], ids=ids)

@@ -35,7 +35,7 @@ def import_basicsr() -> None:
 def lookup(name: str) -> type[nn.Module] | None:
     """basicsr's network called `name` as a RestorationNetwork, or None."""
     try:
-        import_basicsr()
+        table = _table()
     except ImportError as error:
         if name in KNOWN:
             raise ConfigError(
@@ -43,9 +43,21 @@ def lookup(name: str) -> type[nn.Module] | None:
                 remedy="pip install basicsr, or take a network of tgsr",
             ) from None
         return None
-    table = importlib.import_module("basicsr.utils.registry").ARCH_REGISTRY
-    found = next((table._obj_map[key] for key in (name, f"{name}_basicsr") if key in table._obj_map), None)
+    found = next((table[key] for key in (name, f"{name}_basicsr") if key in table), None)
     return None if found is None else _adapted(found)
+
+
+def names() -> list[str]:
+    """What `lookup` finds; nothing where basicsr cannot be imported."""
+    try:
+        return [key.removesuffix("_basicsr") for key in _table()]
+    except ImportError:
+        return []
+
+
+def _table() -> dict[str, type[nn.Module]]:
+    import_basicsr()
+    return importlib.import_module("basicsr.utils.registry").ARCH_REGISTRY._obj_map
 
 
 @functools.cache
@@ -68,4 +80,4 @@ def _adapted(library: type[nn.Module]) -> type[nn.Module]:
     return type(library.__name__, (RestorationNetwork, library), members)
 
 
-ARCHS.add_fallback(lookup)
+ARCHS.add_fallback(lookup, names)

@@ -39,6 +39,7 @@ class Registry:
         self._entries: dict[str, Any] = {}
         self._aliases: dict[str, str] = {}
         self._fallbacks: list[Callable[[str], Any | None]] = []
+        self._fallback_names: list[Callable[[], Iterable[str]]] = []
 
     def register(self, name: str | None = None, *, aliases: Iterable[str] = ()) -> Callable[[T], T]:
         """Decorator that adds a class or function under `name` (default: its own name) and `aliases`."""
@@ -54,9 +55,15 @@ class Registry:
 
         return add
 
-    def add_fallback(self, lookup: Callable[[str], Any | None]) -> None:
-        """Ask `lookup(name)` for names the table does not hold (adapters to libraries, e.g. basicsr's networks)."""
+    def add_fallback(self, lookup: Callable[[str], Any | None], names: Callable[[], Iterable[str]] = tuple) -> None:
+        """Ask `lookup(name)` for names the table does not hold (adapters to libraries, e.g. basicsr's networks).
+
+        Args:
+            lookup: name -> entry or None.
+            names: what `lookup` knows; asked only to suggest a name for one that nobody knows.
+        """
         self._fallbacks.append(lookup)
+        self._fallback_names.append(names)
 
     def peek(self, name: str) -> Any | None:
         """The entry, or None; imports nothing."""
@@ -71,7 +78,8 @@ class Registry:
             if entry is not None:
                 break
         if entry is None:
-            raise ConfigError(f"there is no {self.kind} '{name}'", remedy=did_you_mean(name, self.names()))
+            known = {*self.names(), *(other for names in self._fallback_names for other in names())}
+            raise ConfigError(f"there is no {self.kind} '{name}'", remedy=did_you_mean(name, known))
         return entry
 
     def name_of(self, name: str) -> str:
