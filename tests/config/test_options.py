@@ -152,6 +152,14 @@ def test_sections_that_need_each_other(file: Path, override: str, problem: str) 
     assert problem in message(file, [override])
 
 
+@pytest.mark.parametrize("name", ["''", ".", "..", "a/../b", "./a", "/a", "a//b", "' '"])
+def test_a_name_is_a_folder_of_its_own(file: Path, name: str) -> None:
+    file.write_text(TRAIN.replace("name: run", f"name: {name}"))
+    assert message(file).startswith(f"{file}:1: name: '{name.strip(chr(39))}' names no folder below experiments/; give")
+    file.write_text(TRAIN.replace("name: run", "name: a/b..c"))
+    assert load_options(file).name == "a/b..c"
+
+
 def test_what_is_written_is_read_again(file: Path, tmp_path: Path) -> None:
     options = load_options(file)
     again_file = tmp_path / "again.yml"

@@ -109,6 +109,8 @@ def cross_check(options: Options) -> list[ConfigError]:
     def complain(key: str, problem: str, remedy: str = "") -> None:
         problems.append(ConfigError(problem, place=place_of(options, key), remedy=remedy))
 
+    if any(part.strip() in ("", ".", "..") for part in options.name.split("/")):  # else runs share or leave the roots
+        complain("name", f"'{options.name}' names no folder below experiments/", "give a name such as x, or a/b")
     train = options.train
     if options.model == "AdversarialModel" and train is not None:
         for key, value in (

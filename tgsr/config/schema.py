@@ -158,6 +158,7 @@ class Options:
     """One option file."""
 
     name: str
+    """Of the run and of its folders below `experiments/` and `results/`; `a/b` makes nested ones."""
     scale: PositiveInt
     run: RunnerSpec | None = None
     """Which stage this file describes; None: plain training."""
