@@ -118,6 +118,34 @@ def test_train_then_test_then_infer_then_evaluate(tmp_path, capsys, monkeypatch)
     assert "--suffix" in capsys.readouterr().err
 
 
+def test_numbers_of_other_weights_are_moved_aside(tmp_path, capsys):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    assert main(["train", "-opt", str(path)]) == 0
+    models, results = tmp_path / "experiments" / "toy" / "models", tmp_path / "results"
+
+    def test(weights):
+        capsys.readouterr()
+        assert main(["test", "-opt", str(path), "--force_yml", f"path:pretrain_network_g={models / weights}"]) == 0
+        return capsys.readouterr().err
+
+    assert "moved" not in test("net_g_6.pth")  # the latest ones by another name
+    assert "moved" not in test("net_g_latest.pth")
+    numbers = (results / "toy" / "metrics.json").read_bytes()
+    assert f"{results / 'toy'} existed and was moved to {results / 'toy_archived_'}" in test("net_g_2.pth")
+    archived = next(results.glob("toy_archived_*"))
+    assert (archived / "metrics.json").read_bytes() == numbers
+    assert (archived / "report" / "index.html").exists()
+    report = (results / "toy" / "report" / "report.md").read_text()
+    assert f"weights {models / 'net_g_2.pth'}; tested on toy" in report
+
+    found = json.loads((results / "toy" / "metrics.json").read_text())
+    del found["weights_digest"]  # as older versions wrote it
+    (results / "toy" / "metrics.json").write_text(json.dumps(found))
+    assert "moved" not in test("net_g_2.pth")
+    (results / "toy" / "metrics.json").write_text(json.dumps(found))
+    assert "moved" in test("net_g_4.pth")
+
+
 def test_foreign_weights_are_explained(tmp_path, capsys):
     path = write_options(tmp_path, toy_options(tmp_path))
     torch.save({"params": {"conv.weight": torch.zeros(3)}}, tmp_path / "other.pth")

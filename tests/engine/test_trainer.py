@@ -88,6 +88,17 @@ def test_existing_experiment_is_moved_aside(tmp_path):
     assert all(torch.equal(old[k], before[f"params.{k}"]) for k in old)
 
 
+def test_results_go_with_their_experiment(tmp_path):
+    run(tmp_path)
+    numbers = (tmp_path / "results/toy/metrics.json").read_bytes()
+    run(tmp_path, auto_resume=True)
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["toy"]  # its own numbers, measured again
+    run(tmp_path, manual_seed=1)
+    archived = next((tmp_path / "experiments").glob("toy_archived_*")).name  # the same stamp in both folders
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == ["toy", archived]
+    assert (tmp_path / "results" / archived / "metrics.json").read_bytes() == numbers
+
+
 def test_damaged_newest_state_falls_back(tmp_path, caplog):
     run(tmp_path)
     expected = weights(tmp_path)

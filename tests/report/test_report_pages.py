@@ -225,6 +225,15 @@ def test_run_report_without_metrics_says_so(tmp_path):
         write_run_report(tmp_path / "no", tmp_path / "neither")
 
 
+def test_weights_of_an_unknown_iteration_are_named(tmp_path):
+    experiment, results = make_run(tmp_path)
+    assert "weights of iteration 7; trained to iteration 30" in write_run_report(experiment, results).read_text()
+    write_json(results / "metrics.json", {**metrics_content(), "weights": "other/net.pth", "iteration": None})
+    text = write_run_report(experiment, results).read_text()
+    assert "weights other/net.pth; tested on Set5" in text
+    assert "trained to" not in text
+
+
 def test_damaged_log_line_is_told(tmp_path):
     experiment, results = make_run(tmp_path)
     with open(experiment / "log.jsonl", "a") as file:

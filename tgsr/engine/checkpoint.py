@@ -34,27 +34,17 @@ class Experiment:
     Args:
         root: `experiments/`.
         name: of the run.
+        results: `results/<name>`, moved aside with the experiment; None: the run writes none.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
-        self.path = Path(root) / name
+    def __init__(self, root: Path, name: str, *, results: Path | None = None) -> None:
+        self.path, self.results = Path(root) / name, results
         self.models, self.states = self.path / "models", self.path / "training_states"
 
-    def prepare(self, *, resume: bool) -> Path | None:
-        """Make the folders; an experiment that exists and is not resumed is moved aside with a time stamp.
-
-        Returns:
-            Where the old one went, or None.
-        """
-        moved = None
-        if self.path.exists() and any(self.path.iterdir()) and not resume:
-            stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
-            moved = self.path.with_name(f"{self.path.name}_archived_{stamp}")
-            number = 0
-            while moved.exists():
-                number += 1
-                moved = self.path.with_name(f"{self.path.name}_archived_{stamp}_{number}")
-            self.path.rename(moved)
+    def prepare(self, *, resume: bool) -> None:
+        """Make the folders; what an older run left, and is not resumed, is moved aside with its results."""
+        if not resume:
+            move_aside(self.path, *([] if self.results is None else [self.results]))
         try:
             self.models.mkdir(parents=True, exist_ok=True)
             self.states.mkdir(exist_ok=True)
@@ -63,7 +53,6 @@ class Experiment:
         for folder in (self.models, self.states):  # what a kill left half written
             for temporary in folder.glob(".*.tmp"):
                 temporary.unlink(missing_ok=True)
-        return moved
 
     def iterations(self) -> list[int]:
         """Iterations of the saved states, ascending."""
@@ -101,6 +90,27 @@ class Experiment:
                 path = self.states / f"{iteration}.state"
                 logger.warning("%s lies ahead of the resumed iteration %d: renamed to %s.old", path, after, path.name)
                 path.replace(path.with_name(f"{path.name}.old"))
+
+
+def move_aside(*folders: Path) -> None:
+    """Rename folders to `<name>_archived_<time>`, all with the same stamp; what is absent or empty stays.
+
+    Raises:
+        UserError: one cannot be renamed.
+    """
+    found = [f for f in folders if f.is_dir() and any(f.iterdir())]
+    suffix = stamp = f"_archived_{datetime.now():%Y%m%d_%H%M%S}"
+    number = 0
+    while any(f.with_name(f.name + suffix).exists() for f in found):
+        number += 1
+        suffix = f"{stamp}_{number}"
+    for folder in found:
+        target = folder.with_name(folder.name + suffix)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            raise UserError(f"cannot be moved aside: {error}", place=str(folder)) from error
+        logger.warning("%s existed and was moved to %s", folder, target)
 
 
 def load_state(path: Path) -> dict[str, Any]:

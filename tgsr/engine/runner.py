@@ -42,6 +42,11 @@ class Runner(ABC):
         """`experiments/<name>`."""
         return Path(self.options.path.experiments_root) / self.options.name
 
+    @property
+    def results(self) -> Path:
+        """`results/<name>`."""
+        return Path(self.options.path.results_root) / self.options.name
+
     @abstractmethod
     def run(self) -> None:
         """Do the work, continuing what is there when `context.auto_resume`."""

@@ -12,6 +12,7 @@ from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
 from tgsr.engine import build
+from tgsr.engine.checkpoint import move_aside
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
 from tgsr.engine.logger import pretty
@@ -21,8 +22,8 @@ from tgsr.engine.trainer import Trainer
 from tgsr.engine.validation import Restore, evaluate, validate
 from tgsr.models.precision import Precision, resolve_precision
 from tgsr.tasks.task import Task
-from tgsr.utils.errors import UserError
-from tgsr.utils.files import write_json
+from tgsr.utils.errors import DataError, UserError
+from tgsr.utils.files import file_digest, read_json, write_json
 
 logger = logging.getLogger("tgsr")
 
@@ -45,7 +46,7 @@ class Train(Runner):
         return []
 
     def run(self) -> None:
-        trainer = self.trainer = Trainer(self.options, self.context, hooks=self.hooks())
+        trainer = self.trainer = Trainer(self.options, self.context, hooks=self.hooks(), results=self.results)
         trainer.run()
         if trainer.is_stopping or not self.measure or not trainer.val_sets:
             return
@@ -110,24 +111,46 @@ class _FirstImage:
 
 @RUNNERS.register()
 class Test(Runner):
-    """Measure given weights on the sets under `datasets.val`."""
+    """Measure given weights on the sets under `datasets.val`. Numbers of other weights are moved aside first."""
 
     def run(self) -> None:
+        weights = self._weights()
+        restore = make_restorer(self.options, self.context)
+        val_sets, metrics = build.build_val_sets(self.options), build.build_metrics(self.options)
+        if self.context.is_main and _is_of_other_weights(self.results / "metrics.json", weights):
+            move_aside(self.results)
+        self.context.barrier()
+        write_metrics(
+            self.options,
+            self.context,
+            restore,
+            val_sets,
+            metrics,
+            weights=weights,
+            iteration=None,
+            save_images=self.options.val.save_img,
+        )
+
+    def _weights(self) -> Path:
         weights = self.options.path.pretrain_network_g
         if weights is None:
             raise UserError(
                 "testing needs weights", place=f"{self.options.name}: path.pretrain_network_g", remedy="give their path"
             )
-        write_metrics(
-            self.options,
-            self.context,
-            make_restorer(self.options, self.context),
-            build.build_val_sets(self.options),
-            build.build_metrics(self.options),
-            weights=weights,
-            iteration=None,
-            save_images=self.options.val.save_img,
-        )
+        return weights
+
+
+def _is_of_other_weights(metrics: Path, weights: Path) -> bool:
+    """Whether a `metrics.json` is there and does not tell that it is of these weights."""
+    if not metrics.exists():
+        return False
+    try:
+        found = read_json(metrics)
+    except DataError:
+        return True
+    if "weights_digest" in found:
+        return found["weights_digest"] != file_digest(weights)
+    return found.get("weights") != str(weights)  # written by a version that took no digest
 
 
 def make_restorer(options: Options, context: Context) -> TiledRestorer:
@@ -157,6 +180,7 @@ def write_metrics(
 ) -> dict[str, Any]:
     """Evaluate and write `results/<name>/metrics.json`; the content, on all ranks."""
     results = Path(options.path.results_root) / options.name
+    digest = context.from_main(file_digest(weights) if context.is_main else "")
     content = evaluate(
         restore,
         datasets,
@@ -169,6 +193,7 @@ def write_metrics(
             "options": options_hash(options),
             "seed": options.manual_seed,
             "weights": str(weights),
+            "weights_digest": digest,
             "iteration": iteration,
             "precision": resolve_precision(options.precision, context.device),
         },

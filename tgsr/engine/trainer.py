@@ -35,14 +35,17 @@ class Trainer:
         options: with `network_g`, `datasets.train` and `train`.
         context: this process.
         hooks: in addition to guard, log, validation and checkpoint.
+        results: folder of an older run's numbers, moved aside with its experiment; None: this run will write none.
     """
 
-    def __init__(self, options: Options, context: Context, *, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(
+        self, options: Options, context: Context, *, hooks: Sequence[Hook] = (), results: Path | None = None
+    ) -> None:
         if options.train is None or options.datasets.train is None or options.network_g is None:
             raise ConfigError("training needs the sections network_g, datasets.train and train", place=options.name)
         self.options, self.context = options, context
         self.total_iter = options.train.total_iter
-        self.experiment = Experiment(options.path.experiments_root, options.name)
+        self.experiment = Experiment(options.path.experiments_root, options.name, results=results)
         # configuration
         self.tasks = build.build_training_tasks(options)
         self.sampler = build.build_task_sampler(options, self.tasks)
@@ -191,9 +194,7 @@ class Trainer:
         """Make or resume the experiment; on rank 0 also its folder, option file and writer."""
         resume = self.context.auto_resume or self.options.path.resume_state is not None
         if self.context.is_main:
-            moved = self.experiment.prepare(resume=resume)
-            if moved is not None:
-                logger.warning("%s existed and was moved to %s", self.experiment.path, moved)
+            self.experiment.prepare(resume=resume)
             write_options(self.options, self.experiment.path / f"{self.options.name}.yml")
         self.writer = CheckpointWriter(self.experiment, keep_last=self.options.logger.keep_last)
         self.context.barrier()

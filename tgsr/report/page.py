@@ -62,10 +62,12 @@ def write_run_report(
 
 def _subtitle(log: RunLog, metrics: Metrics | None) -> str:
     parts = []
-    iteration = metrics.stamp.get("iteration") if metrics is not None else None
-    if iteration is not None:
-        parts.append(f"weights of iteration {iteration}")
-    if log.train:
+    tested = {} if metrics is None else metrics.stamp
+    if tested.get("iteration") is not None:
+        parts.append(f"weights of iteration {tested['iteration']}")
+    elif tested.get("weights"):
+        parts.append(f"weights {tested['weights']}")
+    if log.train and (metrics is None or tested.get("iteration") is not None):  # else others may have been tested
         parts.append(f"trained to iteration {log.train[-1]['iter']}")
     if metrics is not None and metrics.datasets:
         parts.append("tested on " + ", ".join(metrics.datasets))

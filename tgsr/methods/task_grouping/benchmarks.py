@@ -134,10 +134,6 @@ class CompareOnBenchmarks(Runner):
         self.checkpoints, self.table, self.save_images = checkpoints, table, save_images
         self.paper_rows = paper_rows
 
-    @property
-    def results(self) -> Path:
-        return Path(self.options.path.results_root) / self.options.name
-
     def run(self) -> None:
         metrics = usable_metrics(pick_metrics(self.options), self.context.device)
         sets = build_val_sets(self.options)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.engine.checkpoint import Experiment
 from tgsr.engine.runner import Runner
-
-logger = logging.getLogger("tgsr")
 
 
 def result_hash(options: Options) -> str:
@@ -25,9 +22,7 @@ def open_folder(runner: Runner) -> None:
     """Make `experiments/<name>`; one that exists is kept with `--auto_resume` and moved aside without. On all ranks."""
     if runner.context.is_main:
         experiment = Experiment(runner.options.path.experiments_root, runner.options.name)
-        moved = experiment.prepare(resume=runner.context.auto_resume)
-        if moved is not None:
-            logger.warning("%s existed and was moved to %s", experiment.path, moved)
+        experiment.prepare(resume=runner.context.auto_resume)
         for unused in (experiment.models, experiment.states):
             if not any(unused.iterdir()):
                 unused.rmdir()
