@@ -118,6 +118,48 @@ def test_train_then_test_then_infer_then_evaluate(tmp_path, capsys, monkeypatch)
     assert "--suffix" in capsys.readouterr().err
 
 
+def test_check_of_a_test_measures_nothing(tmp_path, capsys):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    assert main(["train", "-opt", str(path)]) == 0
+    weights = tmp_path / "experiments" / "toy" / "models" / "net_g_latest.pth"
+    (tmp_path / "gt").rename(tmp_path / "elsewhere")  # what only the training reads
+
+    def check(*overrides):
+        capsys.readouterr()
+        arguments = [f"path:pretrain_network_g={weights}", "name=tested", *overrides]
+        code = main(["test", "-opt", str(path), "--check", "--force_yml", *arguments])
+        assert not (tmp_path / "results" / "tested").exists()
+        assert not (tmp_path / "experiments" / "tested").exists()
+        return code, "".join(capsys.readouterr())
+
+    code, text = check()
+    assert code == 0
+    assert "tested: no problems" in text
+    for overrides, problem in (
+        (["path:pretrain_network_g=/nowhere.pth", "datasets:val:toy:dataroot_gt=/away"], "tested: 2 problems"),
+        (["network_g:num_feat=8"], "net_g_latest.pth"),
+        (["path:pretrain_network_g=~"], "testing needs weights"),
+        (["datasets:val=~"], "there is no data set to test on"),
+    ):
+        code, text = check(*overrides)
+        assert code == 2
+        assert problem in text
+    (tmp_path / "val" / "00.png").write_bytes(b"not an image")
+    code, text = check()
+    assert code == 2
+    assert "00.png" in text
+
+
+def test_preview_has_no_switches_without_effect(tmp_path, capsys):
+    for switch in ("--check", "--debug", "--launcher=none"):
+        with pytest.raises(SystemExit):
+            main(["preview", "-opt", "x.yml", switch])
+        assert f"unrecognized arguments: {switch}" in capsys.readouterr().err
+    path = write_options(tmp_path, toy_options(tmp_path))
+    assert main(["preview", "-opt", str(path), "-n", "2", "-o", str(tmp_path / "sheet.png")]) == 0
+    assert (tmp_path / "sheet.png").exists()
+
+
 def test_numbers_of_other_weights_are_moved_aside(tmp_path, capsys):
     path = write_options(tmp_path, toy_options(tmp_path))
     assert main(["train", "-opt", str(path)]) == 0

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tgsr import __version__
 from tgsr.utils.errors import UserError
@@ -17,6 +17,7 @@ from tgsr.utils.errors import UserError
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong arguments must not wait for it
     from tgsr.config.schema import Options
     from tgsr.engine.context import Context
+    from tgsr.engine.runner import Runner
 
 logger = logging.getLogger("tgsr")
 EXIT_USER_ERROR = 2
@@ -25,10 +26,14 @@ EXIT_USER_ERROR = 2
 def _option_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:SUB=VALUE", help="override options")
+
+
+def _stage_arguments(parser: argparse.ArgumentParser, *, check: str) -> None:
+    _option_arguments(parser)
     parser.add_argument("--launcher", choices=["auto", "none", "pytorch", "slurm"], default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="accepted and ignored")
     parser.add_argument("--debug", action="store_true", help="validate, save and print after few iterations")
-    parser.add_argument("--check", action="store_true", help="check options, data, memory and gradients; train nothing")
+    parser.add_argument("--check", action="store_true", help=check)
 
 
 def _inference_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,12 +107,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", help="run the stage of an option file: training by default")
-    _option_arguments(train)
+    _stage_arguments(train, check="check options, data, memory and gradients; train nothing")
     train.add_argument("--auto_resume", action="store_true", help="continue the experiment if it exists")
     train.set_defaults(run=_train)
 
     test = commands.add_parser("test", help="measure weights on the sets under datasets.val")
-    _option_arguments(test)
+    _stage_arguments(test, check="check options, data and weights; measure nothing")
     test.set_defaults(run=_test, auto_resume=False)
 
     _inference_arguments(commands.add_parser("infer", help="restore files and folders"))
@@ -125,7 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
     preview.add_argument("-o", "--output", type=Path, default=Path("results/preview.png"))
     preview.add_argument("-n", "--num", type=int, default=16, help="number of tiles")
     preview.add_argument("--seed", type=int, default=0)
-    preview.set_defaults(run=_preview)
+    preview.set_defaults(run=_preview, debug=False)
 
     schema = commands.add_parser("schema", help="print the JSON schema of option files, for editors")
     schema.set_defaults(run=_schema)
@@ -181,24 +186,21 @@ def _train(arguments: argparse.Namespace) -> int:
     context = _context(arguments, options)
     code = 0
     if arguments.check:
-        code = _check(options, make_runner(options, context))
+        code = _check(make_runner(options, context))
     else:
         run_stage(options, context)
     context.close()
     return code
 
 
-def _check(options: Options, runner: Any) -> int:
-    from tgsr.config.options import missing_files
+def _check(runner: Runner) -> int:
     from tgsr.data.prepare import prepare_datasets
 
-    prepare_datasets(options)
-    problems = [*missing_files(options)]
-    if not problems:
-        problems += runner.check()
+    prepare_datasets(runner.options)
+    problems = [*runner.missing_files()] or runner.check()
     for problem in problems:
         print(problem, file=sys.stderr)  # noqa: T201
-    print(f"{options.name}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")  # noqa: T201
+    print(f"{runner.options.name}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")  # noqa: T201
     return EXIT_USER_ERROR if problems else 0
 
 
@@ -213,11 +215,15 @@ def _test(arguments: argparse.Namespace) -> int:
         if spec is not None and spec.type not in ("Train", "Chain")
         else Test(options=options, context=context)
     )
-    runner.run()
-    if context.is_main:
-        _write_report(options)
+    code = 0
+    if arguments.check:
+        code = _check(runner)
+    else:
+        runner.run()
+        if context.is_main:
+            _write_report(options)
     context.close()
-    return 0
+    return code
 
 
 def _infer(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tgsr.config.options import input_paths, load_options, options_hash, training_hash
+from tgsr.config.options import input_paths, load_options, missing_files, options_hash, training_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
 from tgsr.engine.context import Context
@@ -51,8 +51,13 @@ class Runner(ABC):
     def run(self) -> None:
         """Do the work, continuing what is there when `context.auto_resume`."""
 
+    def missing_files(self) -> list[ConfigError]:
+        """Files and folders that this stage reads and that are not there: the first thing that `--check` tells."""
+        return missing_files(self.options)
+
     def check(self) -> list[str]:
-        """What `--check` should say about this stage, without doing it: problems beyond wrong options."""
+        """What `--check` should say about this stage, without doing it: problems beyond wrong options and missing
+        files."""
         return []
 
 

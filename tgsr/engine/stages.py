@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tgsr.config.options import options_hash
-from tgsr.config.schema import Options
+from tgsr.config.options import missing_files, options_hash
+from tgsr.config.schema import Options, TaskOptions
 from tgsr.data.batch import Batch
 from tgsr.engine import build
 from tgsr.engine.checkpoint import move_aside
@@ -20,9 +21,10 @@ from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.tiling import TiledRestorer
 from tgsr.engine.trainer import Trainer
 from tgsr.engine.validation import Restore, evaluate, validate
+from tgsr.metrics.base import Metric
 from tgsr.models.precision import Precision, resolve_precision
 from tgsr.tasks.task import Task
-from tgsr.utils.errors import DataError, UserError
+from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import file_digest, read_json, write_json
 
 logger = logging.getLogger("tgsr")
@@ -115,8 +117,7 @@ class Test(Runner):
 
     def run(self) -> None:
         weights = self._weights()
-        restore = make_restorer(self.options, self.context)
-        val_sets, metrics = build.build_val_sets(self.options), build.build_metrics(self.options)
+        restore, val_sets, metrics = self._build()
         if self.context.is_main and _is_of_other_weights(self.results / "metrics.json", weights):
             move_aside(self.results)
         self.context.barrier()
@@ -130,6 +131,36 @@ class Test(Runner):
             iteration=None,
             save_images=self.options.val.save_img,
         )
+
+    def missing_files(self) -> list[ConfigError]:
+        """Without those that only a training reads: weights are often tested where its images are not."""
+        used = replace(
+            self.options,
+            run=None,
+            train=None,
+            network_d=None,
+            tasks=TaskOptions(),  # a set that names one of the tasks builds them
+            path=replace(self.options.path, pretrain_network_d=None, resume_state=None),
+            datasets=replace(self.options.datasets, train=None),
+        )
+        return missing_files(used)
+
+    def check(self) -> list[str]:
+        """Builds everything, loads the weights and opens every image."""
+        self._weights()
+        _, val_sets, _ = self._build()
+        for name, val_set in val_sets.items():
+            build.preflight(val_set, self.context)
+            logger.info("%s: %d images", name, len(val_set))
+        return []
+
+    def _build(self) -> tuple[TiledRestorer, dict[str, Any], dict[str, Metric]]:
+        """Network with weights, sets and metrics."""
+        val_sets = build.build_val_sets(self.options)
+        if not val_sets:
+            place = f"{self.options.name}: datasets.val"
+            raise UserError("there is no data set to test on", place=place, remedy="name one")
+        return make_restorer(self.options, self.context), val_sets, build.build_metrics(self.options)
 
     def _weights(self) -> Path:
         weights = self.options.path.pretrain_network_g
