@@ -32,10 +32,12 @@ logger = logging.getLogger("tgsr")
 __all__ = [
     "cross_check",
     "diff_options",
+    "folder_of",
     "json_schema",
     "load_options",
     "missing_files",
     "options_hash",
+    "output_paths",
     "place_of",
     "input_paths",
     "to_plain",
@@ -184,8 +186,12 @@ def _import_modules(data: PlacedDict) -> None:
 
 def _module_file(entry: str, place: str) -> Path:
     """The file of a `.py` entry: relative to the option file of its place, or to the working folder."""
-    root = Path() if place.startswith(COMMAND_LINE) else Path(place.rsplit(":", 1)[0]).parent
-    return root / entry
+    return folder_of(place) / entry
+
+
+def folder_of(place: str) -> Path:
+    """The folder of the option file in a place `file:line`; the working folder for what the command line says."""
+    return Path() if place.startswith(COMMAND_LINE) else Path(place.rsplit(":", 1)[0]).parent
 
 
 def import_file(path: Path) -> None:
@@ -280,16 +286,34 @@ def _leaves(data: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, data)]
 
 
-def missing_files(options: Options) -> list[ConfigError]:
+def missing_files(options: Options, *, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
     """Files and folders that the options name and that are not there; outputs of the run itself are left out.
 
     For `--check` and for the start of a stage; not part of `load_options`, since a chain of stages may make them.
+
+    Args:
+        options: of one stage.
+        made: files and folders that earlier stages will have made: they, and all below them, are not missing.
+        later: the same of the stage itself and of later ones. They are missing only as arguments of `run`: the other
+            sections may come from a `_base_` of the whole chain, and the stage need not use them.
     """
+
+    def is_missing(key: str, path: Path) -> bool:
+        roots = made if key.startswith("run.") else (*made, *later)
+        return not path.exists() and not any(path.resolve().is_relative_to(root.resolve()) for root in roots)
+
     return [
         ConfigError("no such file or folder", place=f"{place_of(options, key)} = {path}", remedy="correct the path")
         for key, path in input_paths(options)
-        if not path.exists()
+        if is_missing(key, path)
     ]
+
+
+def output_paths(component: Spec) -> list[Path]:
+    """What a component writes: its arguments that are marked as output."""
+    known = signature_of(component.kind.table().get(component.type)).parameters
+    values = [value for key, value in component.kwargs.items() if key in known and is_output(known[key].annotation)]
+    return [value for value in values if isinstance(value, Path)]
 
 
 def input_paths(value: Any, key: str = "") -> list[tuple[str, Path]]:

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tgsr.config.options import input_paths, load_options, missing_files, options_hash, training_hash
+from tgsr.config.bind import join_problems
+from tgsr.config.options import (
+    folder_of,
+    input_paths,
+    load_options,
+    missing_files,
+    options_hash,
+    output_paths,
+    place_of,
+    training_hash,
+)
 from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
+from tgsr.config.yaml_loader import COMMAND_LINE
 from tgsr.engine.context import Context
-from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import read_json, write_json
 from tgsr.utils.registry import Registry
 
 logger = logging.getLogger("tgsr")
 RUNNERS = Registry("stage", package="tgsr.engine")
 _TRAINING = Spec(Kind("tgsr.engine.runner:RUNNERS", runtime=("options", "context")), "Train")
+A, B = TypeVar("A"), TypeVar("B")
 
 
 class Runner(ABC):
@@ -51,9 +65,18 @@ class Runner(ABC):
     def run(self) -> None:
         """Do the work, continuing what is there when `context.auto_resume`."""
 
-    def missing_files(self) -> list[ConfigError]:
-        """Files and folders that this stage reads and that are not there: the first thing that `--check` tells."""
-        return missing_files(self.options)
+    def outputs(self) -> list[Path]:
+        """Files and folders that this stage leaves for later ones."""
+        return [self.folder, self.results, *([] if self.options.run is None else output_paths(self.options.run))]
+
+    def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
+        """Files and folders that this stage reads and that are not there: the first thing that `--check` tells.
+
+        Args:
+            made: files and folders that earlier stages of a chain will have made.
+            later: the same of this stage and of later ones: no fault where it is not sure that this stage reads them.
+        """
+        return missing_files(self.options, made=made, later=later)
 
     def check(self) -> list[str]:
         """What `--check` should say about this stage, without doing it: problems beyond wrong options and missing
@@ -160,22 +183,39 @@ class Chain(Runner):
     """Stages one after the other, each from its own option file; done ones are skipped on restart.
 
     Args:
-        stages: option files, relative to the working folder; `file.yml key=value ...` overrides options of one stage.
+        stages: option files, relative to the working folder or to the file that names them; `file.yml key=value ...`
+            overrides options of one stage, a value with spaces in quotes.
     """
 
     def __init__(self, *, options: Options, context: Context, stages: list[str]) -> None:
         super().__init__(options=options, context=context)
         if not stages:
-            raise ConfigError("a chain needs at least one stage", place="run.stages")
+            raise ConfigError("a chain needs at least one stage", place=place_of(options, "run.stages"))
         self.stages = stages
 
     def load(self) -> list[Options]:
-        """Options of all stages, so that a mistake in the last one is found before the first one runs."""
-        loaded = []
-        for stage in self.stages:
-            file, *overrides = stage.split()
-            loaded.append(load_options(file, overrides, debug=self.context.debug))
-        return loaded
+        """Options of all stages, so that a mistake in the last one is found before the first one runs.
+
+        Raises:
+            ConfigError: the mistakes of all stages, a line each with the stage's place.
+        """
+        places: dict[tuple[Path, str], str] = {}
+
+        def load_stage(number: int, stage: str) -> Options:
+            file, overrides = self._parse(stage)
+            options = load_options(file, overrides, debug=self.context.debug)
+            if options.run is not None and options.run.type == "Chain" and options.name == self.options.name:
+                raise ConfigError("a chain cannot be a stage of itself")
+            place = self._place(number)
+            first = places.setdefault((file.resolve(), options.name), place)
+            if first != place:
+                raise ConfigError(
+                    f"'{file}' under the name '{options.name}' is a stage already ({first})",
+                    remedy="remove one, or add name=OTHER",
+                )
+            return options
+
+        return self._for_each(self.stages, load_stage)
 
     def run(self) -> None:
         self.context.auto_resume = True
@@ -185,6 +225,63 @@ class Chain(Runner):
             if not run_stage(options, self.context, is_in_chain=True):
                 return
 
+    def outputs(self) -> list[Path]:
+        return [path for runner in self._runners() for path in runner.outputs()]
+
+    def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
+        """Those of all stages, without what earlier ones make; each once, at the first stage that lacks it."""
+        runners = self._runners()
+        outputs = [runner.outputs() for runner in runners]
+        found: dict[str, tuple[ConfigError, list[int]]] = {}
+        for number, runner in enumerate(runners):
+            before, after = (list(chain.from_iterable(part)) for part in (outputs[:number], outputs[number:]))
+            for problem in runner.missing_files([*made, *before], [*after, *later]):
+                found.setdefault(str(problem), (problem, []))[1].append(number)
+        missing = []
+        for problem, (first, *others) in found.values():
+            stages = self._place(first) + (f" and {len(others)} more" if others else "")
+            missing.append(_in_stage(str(problem), stages))
+        return missing
+
     def check(self) -> list[str]:
-        self.load()
-        return []
+        """What the first stage says; later ones may need what it makes."""
+        return self._runners()[0].check()
+
+    def _runners(self) -> list[Runner]:
+        return self._for_each(self.load(), lambda _, options: make_runner(options, self.context))
+
+    def _parse(self, stage: str) -> tuple[Path, list[str]]:
+        """Option file and overrides of one entry."""
+        try:
+            words = shlex.split(stage)
+        except ValueError as error:
+            raise ConfigError(f"'{stage}': {error}", remedy="quote values with spaces, 'key=a b'") from None
+        if not words:
+            raise ConfigError("there is no option file here", remedy="give FILE.yml key=value ...")
+        named = Path(words[0]).expanduser()
+        beside = folder_of(self.options.places.get("run.stages", COMMAND_LINE)) / named
+        for path in (named, beside):
+            if path.exists():
+                return path, words[1:]
+        raise ConfigError("no such option file: " + " or ".join(dict.fromkeys([str(named), str(beside)])))
+
+    def _place(self, number: int) -> str:
+        return f"{place_of(self.options, 'run.stages')}[{number}]"
+
+    def _for_each(self, items: Sequence[A], work: Callable[[int, A], B]) -> list[B]:
+        """`work(number, item)` for every stage; ConfigError with the problems of all."""
+        done: list[B] = []
+        problems: list[ConfigError] = []
+        for number, item in enumerate(items):
+            try:
+                done.append(work(number, item))
+            except UserError as error:
+                problems += [_in_stage(line, self._place(number)) for line in str(error).splitlines()]
+        if problems:
+            raise join_problems(problems)
+        return done
+
+
+def _in_stage(line: str, place: str) -> ConfigError:
+    """A stage's problem with its place in the chain, which is also where the overrides of the stage stand."""
+    return ConfigError(line.removeprefix(f"{COMMAND_LINE}: "), place=place)

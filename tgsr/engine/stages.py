@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ class Train(Runner):
     def hooks(self) -> list[Hook]:
         """In addition to the trainer's own."""
         return []
+
+    def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
+        """A training uses all that its options name."""
+        return missing_files(self.options, made=made)
 
     def run(self) -> None:
         trainer = self.trainer = Trainer(self.options, self.context, hooks=self.hooks(), results=self.results)
@@ -132,7 +137,7 @@ class Test(Runner):
             save_images=self.options.val.save_img,
         )
 
-    def missing_files(self) -> list[ConfigError]:
+    def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """Without those that only a training reads: weights are often tested where its images are not."""
         used = replace(
             self.options,
@@ -143,7 +148,7 @@ class Test(Runner):
             path=replace(self.options.path, pretrain_network_d=None, resume_state=None),
             datasets=replace(self.options.datasets, train=None),
         )
-        return missing_files(used)
+        return missing_files(used, made=made)
 
     def check(self) -> list[str]:
         """Builds everything, loads the weights and opens every image."""
