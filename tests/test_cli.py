@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -186,6 +188,35 @@ def test_numbers_of_other_weights_are_moved_aside(tmp_path, capsys):
     assert "moved" not in test("net_g_2.pth")
     (results / "toy" / "metrics.json").write_text(json.dumps(found))
     assert "moved" in test("net_g_4.pth")
+
+
+def test_report_of_a_run_that_was_not_measured(tmp_path, capsys):
+    options = toy_options(tmp_path)
+    options["datasets"]["val"] = {}
+    assert main(["train", "-opt", str(write_options(tmp_path, options))]) == 0
+    folders = ["--experiments", str(tmp_path / "experiments"), "--results", str(tmp_path / "results")]
+    assert main(["report", "toy", *folders]) == 0
+    page = tmp_path / "results" / "toy" / "report" / "index.html"
+    assert "not tested yet" in page.read_text()
+    capsys.readouterr()
+    assert main(["report", "other", *folders]) == 2
+    assert "no metrics.json here, no log.jsonl in" in capsys.readouterr().err
+
+
+def test_env_tells_opencv_whatever_package_it_is_from(capsys):
+    assert main(["env"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"OpenCV {cv2.__version__}" in lines
+    assert not any(line.startswith("opencv") for line in lines)
+
+
+def test_a_reader_that_has_seen_enough_of_the_schema_is_no_error():
+    command = [sys.executable, "-m", "tgsr.cli", "schema"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(10) == b'{\n "$schema'[:10]
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
 
 
 def test_foreign_weights_are_explained(tmp_path, capsys):

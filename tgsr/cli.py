@@ -317,10 +317,8 @@ def _write_report(options: Options) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from tgsr.report.page import write_run_report
 
-    results = arguments.results / arguments.name
-    if not (results / "metrics.json").exists():
-        raise UserError("there is no metrics.json", place=str(results), remedy="run train.py or test.py first")
-    print(write_run_report(arguments.experiments / arguments.name, results))  # noqa: T201
+    page = write_run_report(arguments.experiments / arguments.name, arguments.results / arguments.name)
+    print(page)  # noqa: T201
     return 0
 
 
@@ -345,7 +343,10 @@ def _schema(arguments: argparse.Namespace) -> int:
     import tgsr.methods  # noqa: F401
     from tgsr.config.options import json_schema
 
-    print(json.dumps(json_schema(), indent=1))  # noqa: T201
+    try:
+        print(json.dumps(json_schema(), indent=1), flush=True)  # noqa: T201
+    except BrokenPipeError:  # `tgsr schema | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its last flush
     return 0
 
 
@@ -353,14 +354,16 @@ def _env(arguments: argparse.Namespace) -> int:
     import importlib.metadata as metadata
     import platform
 
+    import cv2
     import torch
 
     print(f"tgsr {__version__}, Python {platform.python_version()}, {platform.platform()}")  # noqa: T201
-    for package in ("torch", "torchvision", "numpy", "opencv-python", "basicsr", "spandrel", "lpips", "tensorboard"):
+    for package in ("torch", "torchvision", "numpy", "basicsr", "spandrel", "lpips", "tensorboard"):
         try:
             print(f"{package} {metadata.version(package)}")  # noqa: T201
         except metadata.PackageNotFoundError:
             print(f"{package} not installed")  # noqa: T201
+    print(f"OpenCV {cv2.__version__}")  # noqa: T201 - from any of its four packages
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"CPU threads {torch.get_num_threads()}, GPUs: {', '.join(devices) or 'none'}")  # noqa: T201
     return 0
