@@ -17,7 +17,7 @@ from tgsr.utils.registry import Registry
 if TYPE_CHECKING:
     from collections import OrderedDict as Unresolvable
 
-THINGS = Registry("thing")
+THINGS, FAILING = Registry("thing"), Registry("failing thing")
 ThingSpec = Annotated[Spec, Kind(f"{__name__}:THINGS", runtime=("tasks", "seed"))]
 
 
@@ -56,7 +56,7 @@ class Nothing:
     pass
 
 
-@THINGS.register()
+@FAILING.register()
 class Fails:
     """What goes wrong in its constructor is chosen by its arguments."""
 
@@ -268,9 +268,13 @@ def test_sections_know_what_is_required() -> None:
     assert [p.name for p in parameters.values() if p.required] == ["needed"]
 
 
+def fails(how: str, **kwargs: Any) -> Spec:
+    return Spec(Kind(f"{__name__}:FAILING"), "Fails", {"how": how, **kwargs}, "f.yml:2: thing")
+
+
 def test_a_constructor_that_fails_is_one_line_with_place_class_and_arguments():
     with pytest.raises(ConfigError) as caught:
-        parse("needed: 1\nthing: {type: Fails, how: negative dimension, file: a/b.png}").thing.build()
+        fails("negative dimension", file=Path("a/b.png")).build()
     message = str(caught.value)
     text = "f.yml:2: thing: Fails(how='negative dimension', file=a/b.png): RuntimeError: negative dimension ("
     assert message.startswith(text)
@@ -282,8 +286,8 @@ def test_a_constructor_that_fails_is_one_line_with_place_class_and_arguments():
 
 def test_an_error_of_the_user_in_a_constructor_gets_the_place_it_lacks():
     with pytest.raises(DataError) as caught:
-        parse("needed: 1\nthing: {type: Fails, how: a mistake of the user}").thing.build()
+        fails("a mistake of the user").build()
     assert str(caught.value) == "f.yml:2: thing: the file is empty; write it again"
     with pytest.raises(DataError) as caught:
-        parse("needed: 1\nthing: {type: Fails, how: one with a place}").thing.build()
+        fails("one with a place").build()
     assert str(caught.value) == "a.txt: the file is empty"
