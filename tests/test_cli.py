@@ -64,6 +64,14 @@ def test_what_a_constructor_refuses_has_a_place(tmp_path, capsys, override, key,
     assert re.match(rf"error: {re.escape(str(path))}:\d+: {key}: {re.escape(text)}", line), line
 
 
+def test_debug_shows_where_a_constructor_failed(tmp_path, capsys):
+    path = write_options(tmp_path, toy_options(tmp_path))
+    override = ["--force_yml", "network_g.num_feat=-3"]
+    for more, shown in (([], False), (["--debug"], True)):
+        assert main(["train", "-opt", str(path), *override, *more]) == 2
+        assert ("Traceback" in capsys.readouterr().err) == shown
+
+
 def test_truncated_image_is_named_before_training(tmp_path, capsys):
     path = write_options(tmp_path, toy_options(tmp_path))
     image = tmp_path / "gt" / "03.png"

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(arguments)
     except UserError as error:
         rank = os.environ.get("RANK")
+        if getattr(arguments, "debug", False) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)  # for whoever wrote the component that raised it
         print(f"{f'[rank {rank}] ' if rank else ''}error: {error}", file=sys.stderr)  # noqa: T201 - the user's line
         return EXIT_USER_ERROR
     except KeyboardInterrupt:

@@ -57,3 +57,24 @@ def test_a_network_that_is_not_of_the_scale():
     sizes = [f"3x{height * k}x{width * k}" for k in (2, 1, 4)]
     text = "network_g: Doubles makes {} of {}, but the ground truth is {}: the scale is 4; ".format(*sizes)
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "returned"),
+    [
+        (lambda x: (x, x), "tuple"),
+        (lambda x: {"out": x, "mask": x}, "a mapping of out, mask"),
+        (lambda x: None, "NoneType"),
+    ],
+)
+def test_a_network_that_returns_no_image(wrap, returned):
+    class Wraps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 3, 1)
+
+        def forward(self, lq):
+            return wrap(self.body(lq))
+
+    with pytest.raises(ConfigError, match=rf"network_g: the network returns {returned}; return a tensor, or a mapping"):
+        step(Wraps(), L1Loss())

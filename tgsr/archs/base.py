@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -84,6 +84,26 @@ class CheckpointedBlock(nn.Module):
 
 def _checkpointed(net: nn.Module) -> list[CheckpointedBlock]:
     return [m for m in net.modules() if isinstance(m, CheckpointedBlock)]
+
+
+def as_outputs(output: object) -> dict[str, Tensor]:
+    """A network's return value by name, in fp32 whatever the precision it was computed in.
+
+    Args:
+        output: the restored image, or a mapping that holds it as `sr` beside the network's own extras.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    named = {"sr": output} if isinstance(output, Tensor) else output
+    if not isinstance(named, Mapping) or "sr" not in named:
+        found = f"a mapping of {', '.join(map(str, named))}" if isinstance(named, Mapping) else type(output).__name__
+        raise ConfigError(
+            f"the network returns {found}",
+            place="network_g",
+            remedy="return a tensor, or a mapping that holds the restored image as 'sr'",
+        )
+    return {name: value.float() for name, value in named.items()}
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

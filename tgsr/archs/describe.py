@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tgsr.archs.base import as_outputs
+
 
 @dataclass(frozen=True)
 class Description:
@@ -67,6 +69,6 @@ def describe(net: nn.Module, input_shape: tuple[int, int, int] | None = None) ->
             out = net(parameters[0].new_zeros(1, *input_shape))
     finally:
         net.train(was_training)
-    out = out["sr"] if isinstance(out, dict) else out
+    out = as_outputs(out)["sr"]
     macs = counter.get_total_flops() // 2
     return Description(type(net).__name__, total, trainable, macs, tuple(input_shape), tuple(out.shape[1:]))

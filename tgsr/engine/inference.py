@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tgsr.archs.base import as_outputs
 from tgsr.engine.logger import progress
 from tgsr.engine.network_files import load_network
 from tgsr.engine.tiling import TiledRestorer, is_out_of_memory
@@ -67,7 +68,7 @@ class ImageRestorer:
         def forward(lq: torch.Tensor) -> torch.Tensor:
             with mode.autocast():
                 output = net(lq.to(device))
-            return (output if isinstance(output, torch.Tensor) else output["sr"]).float()
+            return as_outputs(output)["sr"]
 
         limit = _GPU_PIXELS if device.type == "cuda" else _CPU_PIXELS
         if tile == 0:

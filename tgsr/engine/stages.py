@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tgsr.archs.base import as_outputs
 from tgsr.config.options import missing_files, options_hash
 from tgsr.config.schema import Options, TaskOptions
 from tgsr.data.batch import Batch
@@ -198,7 +199,7 @@ def make_restorer(options: Options, context: Context) -> TiledRestorer:
     def restore(lq: torch.Tensor) -> torch.Tensor:
         with precision.autocast():
             output = net(lq.to(context.device))
-        return (output if isinstance(output, torch.Tensor) else output["sr"]).float()
+        return as_outputs(output)["sr"]
 
     return TiledRestorer(restore, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from tgsr.archs.base import as_outputs
 from tgsr.data.batch import Batch
 from tgsr.losses.base import Loss
 from tgsr.losses.gan import GANLoss
-from tgsr.models.base import ModelParts, StepResult, Trained, as_outputs, not_finite
+from tgsr.models.base import ModelParts, StepResult, Trained, not_finite
 from tgsr.models.pixel import PixelModel
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from tgsr.archs.base import as_outputs
 from tgsr.data.batch import Batch
 from tgsr.models.ema import EMA
 from tgsr.models.precision import Precision
@@ -150,7 +151,7 @@ class RestorationModel(ABC):
         finally:
             for module, was_training in modes:
                 module.training = was_training
-        return (output if isinstance(output, torch.Tensor) else output["sr"]).float()
+        return as_outputs(output)["sr"]
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes; tensors and primitives only. Tensors are the live ones, not copies."""
@@ -251,9 +252,3 @@ def _has_spectral_norm(net: nn.Module) -> bool:
 def not_finite(values: Iterable[torch.Tensor]) -> torch.Tensor:
     """`(K,)` float: 1 where any element of the k-th tensor is NaN or infinite."""
     return torch.stack([(~torch.isfinite(v)).any().float() for v in values])
-
-
-def as_outputs(output: torch.Tensor | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A network's return value by name, in fp32: losses are computed in fp32 whatever the precision."""
-    named = {"sr": output} if isinstance(output, torch.Tensor) else output
-    return {k: v.float() for k, v in named.items()}

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from tgsr.archs.base import as_outputs
 from tgsr.data.batch import Batch
 from tgsr.losses.base import Loss, LossContext
-from tgsr.models.base import ModelParts, RestorationModel, StepResult, Trained, as_outputs, not_finite
+from tgsr.models.base import ModelParts, RestorationModel, StepResult, Trained, not_finite
 from tgsr.tasks.weighting import WholeBatch
 from tgsr.utils.errors import ConfigError
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tgsr.archs.base import as_outputs
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
 from tgsr.engine.build import build_metrics, build_network, build_val_sets
@@ -45,7 +46,7 @@ def checkpoint_restorer(options: Options, checkpoint: Path | str, context: Conte
     def run(lq: torch.Tensor) -> torch.Tensor:
         with precision.autocast():
             output = net(lq.to(context.device, **memory))
-        return (output if isinstance(output, torch.Tensor) else output["sr"]).float()
+        return as_outputs(output)["sr"]
 
     return TiledRestorer(run, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
 
