@@ -284,9 +284,10 @@ def _export(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     import tgsr.methods  # noqa: F401
     from tgsr.config.options import load_options
+    from tgsr.engine.checkpoint import move_aside
     from tgsr.engine.context import set_up_logging
     from tgsr.engine.folders import default_metrics, evaluate_folder
-    from tgsr.utils.files import write_json
+    from tgsr.utils.files import read_json, write_json
 
     set_up_logging(rank=0)
 
@@ -300,6 +301,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.input, arguments.gt, metrics, name=name, suffix=arguments.suffix, scale=arguments.scale
     )
     path = arguments.output or Path("results") / name / "metrics.json"
+    if arguments.output is None and path.exists() and read_json(path).get("weights"):
+        move_aside(path.parent)  # a run's own numbers
     write_json(path, content)
     for metric, value in content["datasets"][name]["metrics"].items():
         print(f"{metric} {value['mean']:.4f}  ({value['protocol']}, {value['num_images']} images)")  # noqa: T201

@@ -55,6 +55,12 @@ def test_numbers_are_those_of_the_metric_and_carry_the_protocol(tmp_path, gt, mo
     assert entry["metrics"]["p"]["mean"] == pytest.approx(np.mean(values))
     assert [i["name"] for i in entry["images"]] == ["00", "01", "02"]
     assert content["schema"] == "tgsr.metrics"
+    run("evaluate", "-i", "diffusion", "--gt", gt, "-opt", path)
+    assert not list(tmp_path.glob("results/*_archived_*")), "measured again, it replaces its own numbers"
+    own = tmp_path / "results" / "diffusion" / "metrics.json"
+    own.write_text(json.dumps({**content, "weights": "experiments/diffusion/models/net_g_latest.pth"}))
+    run("evaluate", "-i", "diffusion", "--gt", gt, "-opt", path)
+    assert len(list(tmp_path.glob("results/diffusion_archived_*/metrics.json"))) == 1, "those of a run stay"
 
 
 def test_missing_partners_name_the_suffix_that_would_do(tmp_path, gt, capsys):

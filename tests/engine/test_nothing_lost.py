@@ -190,3 +190,11 @@ def test_clipping_to_nothing_is_refused(tmp_path):
     train = {**toy_options(tmp_path)["train"], "clip_grad_norm": 0}
     with pytest.raises(ConfigError, match="leave it out"):
         load_options(write_options(tmp_path, toy_options(tmp_path, train=train)))
+
+
+def test_a_nested_name_keeps_its_option_file_where_reports_look(tmp_path):
+    (tmp_path / "study").mkdir()
+    run(tmp_path, name="study/toy")
+    folder = tmp_path / "experiments" / "study" / "toy"
+    assert (folder / "toy.yml").exists()
+    assert not (folder / "study").exists()

@@ -26,7 +26,7 @@ from tgsr.models.export import (
 )
 from tgsr.models.weights import load_into, load_state
 from tgsr.utils.errors import CheckpointError, UserError
-from tgsr.utils.files import read_json, write_atomic
+from tgsr.utils.files import file_digest, read_json, write_atomic
 
 logger = logging.getLogger("tgsr")
 
@@ -220,6 +220,8 @@ def _metrics_of(weights: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     content = read_json(file)
+    if "weights_digest" in content:
+        return content if content["weights_digest"] == file_digest(weights) else {}
     return content if Path(content.get("weights", "")).resolve() == weights.resolve() else {}
 
 

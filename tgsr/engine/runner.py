@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shlex
 from abc import ABC, abstractmethod
@@ -27,7 +26,7 @@ from tgsr.config.spec import Kind, Spec
 from tgsr.config.yaml_loader import COMMAND_LINE
 from tgsr.engine.context import Context
 from tgsr.utils.errors import ConfigError, DataError, UserError
-from tgsr.utils.files import read_json, write_json
+from tgsr.utils.files import file_digest, read_json, write_json
 from tgsr.utils.registry import Registry
 
 logger = logging.getLogger("tgsr")
@@ -166,16 +165,8 @@ def input_digests(options: Options) -> dict[str, str]:
     for _, named in input_paths(options):
         path = named.resolve()
         if path.is_relative_to(root) and not path.is_relative_to(own) and path.is_file():
-            found[path.relative_to(root).as_posix()] = _digest(path)
+            found[path.relative_to(root).as_posix()] = file_digest(path)
     return dict(sorted(found.items()))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @RUNNERS.register()

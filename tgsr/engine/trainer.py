@@ -195,7 +195,7 @@ class Trainer:
         resume = self.context.auto_resume or self.options.path.resume_state is not None
         if self.context.is_main:
             self.experiment.prepare(resume=resume)
-            write_options(self.options, self.experiment.path / f"{self.options.name}.yml")
+            write_options(self.options, self.experiment.path / f"{self.experiment.path.name}.yml")
         self.writer = CheckpointWriter(self.experiment, keep_last=self.options.logger.keep_last)
         self.context.barrier()
         state = self._find_state() if resume else None
