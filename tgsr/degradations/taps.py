@@ -21,7 +21,7 @@ def resize_taps(
     length: torch.Tensor,
     out_length: torch.Tensor,
     step: torch.Tensor,
-    mode: torch.Tensor | int,
+    mode: torch.Tensor,
     *,
     num_out: int,
     taps: int,
@@ -31,7 +31,7 @@ def resize_taps(
     Args:
         length, out_length: `(R,)` int64 pixels before and after.
         step: `(R,)` float32 source pixels per output pixel (no meaning for `area`).
-        mode: `(R,)` int64 places in `RESIZE_MODES`, or one for all.
+        mode: `(R,)` int64 places in `RESIZE_MODES`.
         num_out: output positions to give; those past a row's `out_length` repeat its last one.
         taps: at least `num_taps` of every row.
 
@@ -42,14 +42,11 @@ def resize_taps(
     length, out_length, step = (x.view(-1, 1, 1) for x in (length, out_length, step))
     place = torch.minimum(torch.arange(num_out, device=length.device).view(1, -1, 1), out_length - 1)
     tap = torch.arange(taps, device=length.device)
-    if isinstance(mode, int):
-        index, weights = _taps_of(mode, place, tap, length, out_length, step)
-    else:
-        mode = mode.view(-1, 1, 1)
-        index, weights = _taps_of(_AREA, place, tap, length, out_length, step)
-        for other in (_BILINEAR, _BICUBIC):
-            its_index, its_weights = _taps_of(other, place, tap, length, out_length, step)
-            index, weights = (torch.where(mode == other, a, b) for a, b in ((its_index, index), (its_weights, weights)))
+    mode = mode.view(-1, 1, 1)
+    index, weights = _taps_of(_AREA, place, tap, length, out_length, step)
+    for other in (_BILINEAR, _BICUBIC):
+        its_index, its_weights = _taps_of(other, place, tap, length, out_length, step)
+        index, weights = (torch.where(mode == other, a, b) for a, b in ((its_index, index), (its_weights, weights)))
     return torch.minimum(index.clamp_min(0), length - 1), weights
 
 
