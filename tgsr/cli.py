@@ -301,8 +301,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.input, arguments.gt, metrics, name=name, suffix=arguments.suffix, scale=arguments.scale
     )
     path = arguments.output or Path("results") / name / "metrics.json"
-    if arguments.output is None and path.exists() and read_json(path).get("weights"):
-        move_aside(path.parent)  # a run's own numbers
+    if arguments.output is None and path.exists() and read_json(path).get("weights") != content["weights"]:
+        move_aside(path.parent)  # numbers of a run, or of another folder
     write_json(path, content)
     for metric, value in content["datasets"][name]["metrics"].items():
         print(f"{metric} {value['mean']:.4f}  ({value['protocol']}, {value['num_images']} images)")  # noqa: T201

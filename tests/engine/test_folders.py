@@ -60,7 +60,7 @@ def test_numbers_are_those_of_the_metric_and_carry_the_protocol(tmp_path, gt, mo
     own = tmp_path / "results" / "diffusion" / "metrics.json"
     own.write_text(json.dumps({**content, "weights": "experiments/diffusion/models/net_g_latest.pth"}))
     run("evaluate", "-i", "diffusion", "--gt", gt, "-opt", path)
-    assert len(list(tmp_path.glob("results/diffusion_archived_*/metrics.json"))) == 1, "those of a run stay"
+    assert len(list(tmp_path.glob("results/diffusion_archived_*/metrics.json"))) == 1, "those of a run are kept"
 
 
 def test_missing_partners_name_the_suffix_that_would_do(tmp_path, gt, capsys):
