@@ -311,7 +311,7 @@ def missing_files(options: Options, *, made: Sequence[Path] = (), later: Sequenc
 
 def output_paths(component: Spec) -> list[Path]:
     """What a component writes: its arguments that are marked as output."""
-    known = signature_of(component.kind.table().get(component.type)).parameters
+    known = signature_of(component.entry).parameters
     values = [value for key, value in component.kwargs.items() if key in known and is_output(known[key].annotation)]
     return [value for value in values if isinstance(value, Path)]
 
