@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from tgsr.tasks.samplers import TaskSampler
-from tgsr.utils.rng import generator
+from tgsr.utils.rng import Shuffles
 
 
 class SamplePlan(NamedTuple):
@@ -50,25 +48,19 @@ class BatchPlan:
             raise ValueError(f"a global batch of {batch_size} cannot be shared by {world_size} ranks")
         self.num_images, self.batch_size, self.sampler, self.seed = num_images, batch_size, sampler, seed
         self.rank, self.world_size = rank, world_size
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self._images = Shuffles(num_images, seed=seed, stream="order")
 
     def global_batch(self, iteration: int) -> list[SamplePlan]:
         """The whole batch of `iteration` (counted from 0)."""
         first = iteration * self.batch_size
         tasks = self.sampler.draw(iteration, self.batch_size)
         return [
-            SamplePlan(self._image(first + j), int(task), first + j) for j, task in enumerate(tasks)
+            SamplePlan(self._images[first + j], int(task), first + j) for j, task in enumerate(tasks)
         ]
 
     def local_batch(self, iteration: int) -> list[SamplePlan]:
         """This rank's share: every world_size-th sample, so that accumulation steps split alike on all ranks."""
         return self.global_batch(iteration)[self.rank :: self.world_size]
-
-    def _image(self, sample: int) -> int:
-        epoch, place = divmod(sample, self.num_images)
-        if self._order[0] != epoch:
-            self._order = (epoch, generator(self.seed, "order", epoch).permutation(self.num_images))
-        return int(self._order[1][place])
 
 
 class PlanBatchSampler:

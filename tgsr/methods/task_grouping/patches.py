@@ -14,7 +14,7 @@ from tgsr.data.plan import SamplePlan
 from tgsr.engine.build import batch_noise, wants_usm
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError
-from tgsr.utils.rng import generator
+from tgsr.utils.rng import Shuffles, generator
 
 _CHUNK = 64
 
@@ -46,6 +46,7 @@ class TaskPatches:
             sharpen_input=degradation is not None and degradation.sharpen_input,
             want_usm=wants_usm(options),
         )
+        self._images = Shuffles(len(self.dataset), seed=self.seed, stream="sweep-order")
         self._kept: dict[tuple[int, ...], list[Batch]] = {}
 
     def of(self, task: int, samples: Sequence[int], *, keep: bool) -> Batch:
@@ -66,13 +67,8 @@ class TaskPatches:
 
     def _high(self, samples: Sequence[int]) -> Batch:
         """HR patches, not degraded yet."""
-        plans = [SamplePlan(self._image(s), 0, s) for s in samples]
+        plans = [SamplePlan(self._images[s], 0, s) for s in samples]
         return self.dataset.collate([self.dataset[plan] for plan in plans])
-
-    def _image(self, sample: int) -> int:
-        """Every image once before any comes again."""
-        epoch, place = divmod(sample, len(self.dataset))
-        return int(generator(self.seed, "sweep-order", epoch).permutation(len(self.dataset))[place])
 
     def _degrade(self, batch: Batch, task: int) -> Batch:
         assert batch.sample_ids is not None
