@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -188,7 +189,7 @@ def test_numbers_of_other_weights_are_moved_aside(tmp_path, capsys):
     assert (archived / "metrics.json").read_bytes() == numbers
     assert (archived / "report" / "index.html").exists()
     report = (results / "toy" / "report" / "report.md").read_text()
-    assert f"weights {models / 'net_g_2.pth'}; tested on toy" in report
+    assert "weights of iteration 2; trained to iteration 6; tested on toy" in report
 
     found = json.loads((results / "toy" / "metrics.json").read_text())
     del found["weights_digest"]  # as older versions wrote it
@@ -196,6 +197,45 @@ def test_numbers_of_other_weights_are_moved_aside(tmp_path, capsys):
     assert "moved" not in test("net_g_2.pth")
     (results / "toy" / "metrics.json").write_text(json.dumps(found))
     assert "moved" in test("net_g_4.pth")
+
+
+def test_a_fine_tuning_is_measured_with_its_own_weights_beside_its_start(tmp_path, capsys):
+    options = toy_options(tmp_path)
+    assert main(["train", "-opt", str(write_options(tmp_path, options))]) == 0
+    start = tmp_path / "experiments" / "toy" / "models" / "net_g_latest.pth"
+    begun = json.loads((tmp_path / "results" / "toy" / "metrics.json").read_text())["datasets"]["toy"]["metrics"]
+    tuned = {**options, "name": "tuned", "path": {**options["path"], "pretrain_network_g": str(start)}}
+    tuned["logger"] = {**options["logger"], "best": {"toy": "psnr"}}
+    path, results = write_options(tmp_path, tuned), tmp_path / "results" / "tuned"
+    assert main(["test", "-opt", str(path)]) == 0  # nothing but the start is there yet
+    assert "has not been trained yet: measuring what it starts from" in capsys.readouterr().err
+    assert main(["train", "-opt", str(path)]) == 0
+    trained = json.loads((results / "metrics.json").read_text())
+    entry = trained["datasets"]["toy"]
+    assert trained["iteration"] == 6
+    assert entry["baselines"]["start"]["psnr"]["mean"] == begun["psnr"]["mean"] != entry["metrics"]["psnr"]["mean"]
+    assert (results / entry["images"][0]["files"]["start"]).exists()
+    report = (results / "report" / "report.md").read_text()
+    assert "to start)" in report
+    assert "difference to start" in report
+
+    archived = len([*results.parent.glob("tuned_archived_*")])
+    capsys.readouterr()
+    assert main(["test", "-opt", str(path)]) == 0
+    assert "net_g_latest.pth (iteration 6)" in capsys.readouterr().err
+    tested = json.loads((results / "metrics.json").read_text())
+    assert tested["datasets"] == trained["datasets"]
+    assert len([*results.parent.glob("tuned_archived_*")]) == archived
+    start.unlink()  # the weights of a run do not need what they came from
+    for named, iteration in (("2", 2), ("best_psnr", None), ("best", None)):
+        assert main(["test", "-opt", str(path), "-w", named]) == 0
+        content = json.loads((results / "metrics.json").read_text())
+        assert (Path(content["weights"]).name, content["iteration"]) == (
+            f"net_g_{'best_psnr' if named == 'best' else named}.pth", iteration
+        )  # fmt: skip
+    capsys.readouterr()
+    assert main(["test", "-opt", str(path), "-w", "3"]) == 2
+    assert "no weights '3'; -w FILE, or one of: 2, 4, 6, best_psnr, latest" in capsys.readouterr().err
 
 
 def test_report_of_a_run_that_was_not_measured(tmp_path, capsys):

@@ -114,6 +114,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     test = commands.add_parser("test", help="measure weights on the sets under datasets.val")
     _stage_arguments(test, check="check options, data and weights; measure nothing")
+    test.add_argument(
+        "-w", "--weights", metavar="latest|best|ITERATION|FILE",
+        help="default: the newest of the run; without a training, path.pretrain_network_g",
+    )  # fmt: skip
     test.set_defaults(run=_test, auto_resume=False)
 
     _inference_arguments(commands.add_parser("infer", help="restore files and folders"))
@@ -208,15 +212,18 @@ def _check(runner: Runner) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    from tgsr.engine.stages import Test
+    from tgsr.engine.stages import Test, is_training
 
     options = _load(arguments)
     context = _context(arguments, options)
     spec = options.run
+    measures = spec is None or spec.type in ("Chain", "Test") or is_training(options)
+    if not measures and arguments.weights is not None:
+        raise UserError(f"{spec.type} takes no -w", place=options.name, remedy="name the weights in the option file")
     runner = (
-        spec.build(options=options, context=context)
-        if spec is not None and spec.type not in ("Train", "Chain")
-        else Test(options=options, context=context)
+        Test.of_run(options, context, arguments.weights)
+        if measures
+        else spec.build(options=options, context=context)
     )
     code = 0
     if arguments.check:

@@ -12,7 +12,8 @@ import torch
 
 from tgsr.archs.base import as_outputs
 from tgsr.config.options import missing_files, options_hash
-from tgsr.config.schema import Options, TaskOptions
+from tgsr.config.schema import Options, PathOptions, TaskOptions
+from tgsr.config.yaml_loader import COMMAND_LINE
 from tgsr.data.batch import Batch
 from tgsr.engine import build
 from tgsr.engine.checkpoint import move_aside
@@ -66,7 +67,7 @@ class Train(Runner):
             trainer.metrics,
             weights=trainer.experiment.models / "net_g_latest.pth",
             iteration=trainer.iteration,
-            save_images=self.options.val.save_img,
+            start=self.options.path,
         )
 
     def check(self) -> list[str]:
@@ -119,11 +120,32 @@ class _FirstImage:
 
 @RUNNERS.register()
 class Test(Runner):
-    """Measure given weights on the sets under `datasets.val`. Numbers of other weights are moved aside first."""
+    """Measure weights on the sets under `datasets.val`. Numbers of other weights are moved aside first.
+
+    Attributes:
+        start: what a training of these options starts from; its network is measured, too, where it is another one.
+    """
+
+    def __init__(self, *, options: Options, context: Context) -> None:
+        super().__init__(options=options, context=context)
+        self.start = options.path
+
+    @classmethod
+    def of_run(cls, options: Options, context: Context, wanted: str | None = None) -> Test:
+        """For the option file of a training: the weights that it has made; see `find_weights`."""
+        weights, start = find_weights(options, wanted), options.path
+        if weights != start.pretrain_network_g:  # how a start is loaded says nothing about the run's own
+            path = replace(start, pretrain_network_g=weights, param_key_g="auto", strict_load_g=True)
+            options = replace(options, path=path)
+        test = cls(options=options, context=context)
+        test.start = start
+        return test
 
     def run(self) -> None:
         weights = self._weights()
         restore, val_sets, metrics = self._build()
+        iteration = _iteration_of(weights, self.folder / "models")
+        logger.info("measuring %s%s", weights, "" if iteration is None else f" (iteration {iteration})")
         if self.context.is_main and _is_of_other_weights(self.results / "metrics.json", weights):
             move_aside(self.results)
         self.context.barrier()
@@ -134,8 +156,8 @@ class Test(Runner):
             val_sets,
             metrics,
             weights=weights,
-            iteration=None,
-            save_images=self.options.val.save_img,
+            iteration=iteration,
+            start=self.start,
         )
 
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
@@ -171,10 +193,56 @@ class Test(Runner):
     def _weights(self) -> Path:
         weights = self.options.path.pretrain_network_g
         if weights is None:
-            raise UserError(
-                "testing needs weights", place=f"{self.options.name}: path.pretrain_network_g", remedy="give their path"
-            )
+            place = f"{self.options.name}: path.pretrain_network_g"
+            raise UserError("testing needs weights", place=place, remedy="give their path")
         return weights
+
+
+def is_training(options: Options) -> bool:
+    """Whether an option file is that of a training, plain or a method's, whose `pretrain_network_g` is a start."""
+    return options.train is not None and (options.run is None or issubclass(options.run.entry, Train))
+
+
+def find_weights(options: Options, wanted: str | None) -> Path | None:
+    """The weights that `test.py` measures.
+
+    Args:
+        options: of a training, or of a test.
+        wanted: `latest`, `best`, `best_psnr`, an iteration, or a file. None: those of the command line
+            (`path.pretrain_network_g`), or the newest of the training, or, without one, those of the option file.
+
+    Returns:
+        Their path, which may not exist where the options name it; None where nothing names any.
+
+    Raises:
+        UserError: there are none of this name, or several that `best` may mean.
+    """
+    models = Path(options.path.experiments_root) / options.name / "models"
+    if wanted is None:
+        given = options.path.pretrain_network_g
+        is_chosen = options.places.get("path.pretrain_network_g", "").startswith(COMMAND_LINE)
+        if is_chosen or not is_training(options):
+            return given
+        if not (models / "net_g_latest.pth").exists():
+            logger.warning("%s has not been trained yet: measuring what it starts from", options.name)
+            return given
+        wanted = "latest"
+    found = [path for path in (models / f"net_g_{wanted}.pth", Path(wanted).expanduser()) if path.is_file()]
+    found = found[:1] or sorted(models.glob("net_g_best_*.pth") if wanted == "best" else ())
+    if len(found) != 1:
+        there = ", ".join(p.stem.removeprefix("net_g_") for p in sorted(models.glob("net_g_*.pth"))) or "none yet"
+        problem = "there are several weights" if found else "there are no weights"
+        raise UserError(f"{problem} '{wanted}'", place=str(models), remedy=f"-w FILE, or one of: {there}")
+    return found[0]
+
+
+def _iteration_of(weights: Path, models: Path) -> int | None:
+    """The iteration that weights of a run are of, by the name of the same file; None for those of another run."""
+    for path in models.glob("net_g_*.pth"):
+        number = path.stem.removeprefix("net_g_")
+        if number.isdigit() and path.samefile(weights):
+            return int(number)
+    return None
 
 
 def _is_of_other_weights(metrics: Path, weights: Path) -> bool:
@@ -213,10 +281,18 @@ def write_metrics(
     *,
     weights: Path,
     iteration: int | None,
-    save_images: bool,
+    start: PathOptions,
 ) -> dict[str, Any]:
-    """Evaluate and write `results/<name>/metrics.json`; the content, on all ranks."""
+    """Evaluate and write `results/<name>/metrics.json`; the content, on all ranks.
+
+    Args:
+        start: whose `pretrain_network_g` is measured as the baseline `start`, where it is another whole network.
+    """
     results = Path(options.path.results_root) / options.name
+    baselines: dict[str, Restore] = {}
+    first = start.pretrain_network_g
+    if first is not None and first != weights and start.strict_load_g and context.from_main(first.exists()):
+        baselines["start"] = make_restorer(replace(options, path=start), context)
     digest = context.from_main(file_digest(weights) if context.is_main else "")
     content = evaluate(
         restore,
@@ -232,9 +308,11 @@ def write_metrics(
             "weights": str(weights),
             "weights_digest": digest,
             "iteration": iteration,
+            **({"start": str(first)} if baselines else {}),
             "precision": resolve_precision(options.precision, context.device),
         },
-        save_images=save_images,
+        save_images=options.val.save_img,
+        baselines=baselines,
     )
     if context.is_main:
         write_json(results / "metrics.json", content)

@@ -112,23 +112,25 @@ def evaluate(
     scale: int,
     stamp: Mapping[str, Any],
     save_images: bool = True,
+    baselines: Mapping[str, Restore] | None = None,
 ) -> dict[str, Any]:
-    """Measure a model and the bicubic baseline on several sets.
+    """Measure a model and its baselines on several sets.
 
     Args:
         restore, metrics, context: see `validate`.
         datasets: by name.
         results: `results/<name>`; images go to `images/<set>/` below it.
-        scale: 1 takes the input itself as the baseline.
+        scale: 1 takes the input itself as the first baseline, any other the bicubic enlargement.
         stamp: what identifies the weights: name, option hash, weights, iteration.
-        save_images: keep restored images, inputs and baselines.
+        save_images: keep restored images, inputs and those of the baselines.
+        baselines: further ones by name, such as the network that a fine-tuning starts from.
 
     Returns:
         The content of `metrics.json` (schema `tgsr.metrics`), the protocol beside every number.
     """
     if not datasets:
         raise DataError("there is no data set to test on", remedy="name one under datasets.val")
-    baseline_name, baseline = ("bicubic", bicubic(scale)) if scale > 1 else ("input", lambda lq: lq)
+    first = {"bicubic": bicubic(scale)} if scale > 1 else {"input": lambda lq: lq}
     content: dict[str, Any] = {"schema": "tgsr.metrics", "version": 1, **stamp, "datasets": {}}
     for name, dataset in datasets.items():
         folder = results / "images" / name
@@ -136,30 +138,41 @@ def evaluate(
             restore, dataset, metrics, context,
             save_to=folder if save_images else None, relative_to=results, save_inputs=True, label=name,
         )  # fmt: skip
-        base = validate(
-            baseline, dataset, metrics, context,
-            save_to=folder / baseline_name if save_images else None, relative_to=results,
-        )  # fmt: skip
-        means, base_means = result.means(), base.means()
-        content["datasets"][name] = {
-            "metrics": {
-                m: {
-                    "mean": value,
-                    "protocol": metrics[m].protocol,
-                    "num_images": len(result.images),
-                    "higher_is_better": metrics[m].higher_is_better,
-                }
-                for m, value in means.items()
-            },
-            "baselines": {baseline_name: {m: {"mean": v} for m, v in base_means.items()}},
-            "images": [
-                {
-                    "name": ours.name,
-                    "metrics": dict(ours.metrics),
-                    "baselines": {baseline_name: dict(theirs.metrics)},
-                    "files": {**ours.files, **({baseline_name: theirs.files["sr"]} if theirs.files else {})},
-                }
-                for ours, theirs in zip(result.images, base.images, strict=True)
-            ],
-        }
+        others = {
+            baseline: validate(
+                theirs, dataset, metrics, context,
+                save_to=folder / baseline if save_images else None, relative_to=results,
+            )
+            for baseline, theirs in {**first, **(baselines or {})}.items()
+        }  # fmt: skip
+        content["datasets"][name] = _dataset_entry(result, others, metrics)
     return content
+
+
+def _dataset_entry(
+    result: ValidationResult, others: Mapping[str, ValidationResult], metrics: Mapping[str, Metric]
+) -> dict[str, Any]:
+    return {
+        "metrics": {
+            m: {
+                "mean": value,
+                "protocol": metrics[m].protocol,
+                "num_images": len(result.images),
+                "higher_is_better": metrics[m].higher_is_better,
+            }
+            for m, value in result.means().items()
+        },
+        "baselines": {name: {m: {"mean": v} for m, v in o.means().items()} for name, o in others.items()},
+        "images": [
+            {
+                "name": ours.name,
+                "metrics": dict(ours.metrics),
+                "baselines": {name: dict(o.images[i].metrics) for name, o in others.items()},
+                "files": {
+                    **ours.files,
+                    **{name: o.images[i].files["sr"] for name, o in others.items() if o.images[i].files},
+                },
+            }
+            for i, ours in enumerate(result.images)
+        ],
+    }

@@ -13,6 +13,8 @@ from tgsr.report.tables import Column, Number, Row, Table, aggregate, difference
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import read_json
 
+START = "start"
+"""The baseline that is the network a run started from."""
 Curve = tuple[list[float], list[float]]
 """x and y, equally long."""
 
@@ -232,6 +234,8 @@ def results_table(
     found: dict[str, dict[str, Number]] = {}
     for run in runs:
         for baseline, values in baselines(run).items():
+            if baseline == START and len(runs) > 1:
+                continue  # each of them may have another
             found[baseline] = {**values, **found.get(baseline, {})}
     found.update({label: measured(group) for label, group in methods.items()})
     rows = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from tgsr import __version__
 from tgsr.report import plots
-from tgsr.report.artefacts import Metrics, RunLog, image_table, protocol_caption, results_table
+from tgsr.report.artefacts import START, Metrics, RunLog, image_table, protocol_caption, results_table
 from tgsr.report.builder import Report
 from tgsr.report.expectations import Expectation
 from tgsr.report.strips import choose_images, strip_of
@@ -86,8 +86,9 @@ def _add_results(report: Report, metrics: Metrics, expectations: Sequence[Expect
 
 
 def _baseline(metrics: Metrics) -> str | None:
-    """The first baseline of the file."""
-    return next((b for content in metrics.datasets.values() for b in content.get("baselines", {})), None)
+    """What gains are taken over: the network that the run started from, where there is one, or else bicubic."""
+    found = [b for content in metrics.datasets.values() for b in content.get("baselines", {})]
+    return START if START in found else next(iter(found), None)
 
 
 def _headline(table: Table, label: str, baseline: str | None) -> dict[str, str]:
@@ -147,7 +148,10 @@ def _add_images(report: Report, metrics: Metrics, num_strips: int) -> None:
         chosen = choose_images(
             images, metric=metric, baseline=baseline, is_higher_better=is_higher_better, num=num_strips
         )
-        strips = [(str(image.get("name", "image")), strip_of(image, metrics.root)) for image in chosen]
+        names = [str(image.get("name", "image")) for image in chosen]
+        strips = [
+            (name, strip_of(image, metrics.root, baseline=baseline)) for name, image in zip(names, chosen, strict=True)
+        ]
         num_shown = sum(png is not None for _, png in strips)
         if num_shown:
             order = f", from the greatest gain in {metric} over {baseline} to the least" if baseline else ""
@@ -169,7 +173,7 @@ def _add_conditions(report: Report, experiment: Path, log: RunLog, metrics: Metr
     if metrics is not None:
         for metric, protocol in metrics.protocols().items():
             facts[f"protocol of {metric}"] = protocol or "not stated"
-        for key in ("weights", "iteration", "options", "seed"):
+        for key in ("weights", "iteration", "start", "options", "seed"):
             if metrics.stamp.get(key) is not None:
                 facts["option hash" if key == "options" else key] = metrics.stamp[key]
     if log.train:

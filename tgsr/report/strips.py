@@ -141,7 +141,13 @@ def _annotate(
 
 
 def strip_of(
-    image: Mapping[str, Any], root: Path, *, ours: str = "ours", crop_size: int = 64, panel_width: int = 256
+    image: Mapping[str, Any],
+    root: Path,
+    *,
+    ours: str = "ours",
+    baseline: str | None = None,
+    crop_size: int = 64,
+    panel_width: int = 256,
 ) -> bytes | None:
     """The strip of one image entry of `metrics.json`.
 
@@ -149,6 +155,7 @@ def strip_of(
         image: `{name, metrics, baselines, files}`; files other than `lq`, `sr` and `gt` are baselines.
         root: what the file names are relative to.
         ours: label of the restored image.
+        baseline: the enlarged part is where the restored image differs most from this one; None: from the first.
         crop_size: edge of the enlarged part, px of the restored image.
 
     Returns:
@@ -163,7 +170,8 @@ def strip_of(
     others = [k for k in found if k not in ("lq", "sr", "gt") and found[k].shape == restored.shape]
     size = min(crop_size, height, width)
     multiple = max(1, round(height / found["lq"].shape[1])) if "lq" in found else 1
-    reference = found[others[0]] if others else _enlarged(found.get("lq", found.get("gt", restored)), height, width)
+    nearest = baseline if baseline in others else next(iter(others), None)
+    reference = found[nearest] if nearest else _enlarged(found.get("lq", found.get("gt", restored)), height, width)
     top, left = choose_crop(restored, reference, size=size, multiple=multiple)
     panels = [Panel("LQ", found["lq"])] if "lq" in found else []
     panels += [Panel(k, found[k], _note(image.get("baselines", {}).get(k, {}))) for k in others]
