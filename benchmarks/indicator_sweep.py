@@ -18,9 +18,9 @@ from tgsr.config.options import load_options
 from tgsr.config.schema import Options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner
-from tgsr.methods.task_grouping.artefacts import load_tasks
-from tgsr.methods.task_grouping.sweep import IndicatorSweep, IndicatorWork
-from tgsr.methods.task_grouping.task_pool import alone
+from tgsr.methods.tgsr.artefacts import load_tasks
+from tgsr.methods.tgsr.sweep import IndicatorSweep, IndicatorWork
+from tgsr.methods.tgsr.task_pool import alone
 
 
 def plain_form(options: Options) -> Options:

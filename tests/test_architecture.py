@@ -18,6 +18,7 @@ LAYERS = [
     {"models"},
     {"engine"},
     {"report"},
+    {"study"},
     {"methods"},
     {"cli"},
 ]

@@ -256,7 +256,7 @@ def _infer(arguments: argparse.Namespace) -> int:
         )
 
     if arguments.router is not None:
-        from tgsr.methods.degradation_similarity.router import routed_restorers
+        from tgsr.methods.grids.router import routed_restorers
 
         choose = routed_restorers(arguments.router, restorer)
     elif arguments.weights is not None:

@@ -12,8 +12,8 @@ from tgsr.archs import ARCHS
 from tgsr.config.spec import Kind, Spec
 from tgsr.losses.base import LOSSES, LossContext
 from tgsr.losses.structure import ssim_map
-from tgsr.methods.criteria_comparative.criteria import CRITERIA, as_map, criterion
-from tgsr.methods.criteria_comparative.losses import (
+from tgsr.methods.cria_cl.criteria import CRITERIA, as_map, criterion
+from tgsr.methods.cria_cl.losses import (
     AlignmentLoss,
     CriterionLoss,
     UniformityLoss,
@@ -23,7 +23,7 @@ from tgsr.methods.criteria_comparative.losses import (
     normalised,
     uniformity,
 )
-from tgsr.methods.criteria_comparative.masks import anchor_pull
+from tgsr.methods.cria_cl.masks import anchor_pull
 from tgsr.utils.errors import ConfigError, UserError
 
 RANDOM_VGG = {"vgg_type": "vgg11", "pretrained": False}

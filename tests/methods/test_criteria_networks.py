@@ -8,7 +8,7 @@ import torch
 import tgsr.methods  # noqa: F401 - registers the networks
 from tgsr.archs import ARCHS
 from tgsr.engine.tiling import Tiling, restore_tiled
-from tgsr.methods.criteria_comparative.networks import CriaCLPaper, CriaCLReleased
+from tgsr.methods.cria_cl.networks import CriaCLPaper, CriaCLReleased
 from tgsr.models.weights import load_into
 from tgsr.utils.errors import CheckpointError
 

@@ -8,8 +8,8 @@ import tgsr.methods  # noqa: F401 - registers networks, losses and stages
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import Chain, make_runner
-from tgsr.methods.criteria_comparative.paper_values import EFFICIENCY, TABLES
-from tgsr.methods.criteria_comparative.reporting import CriaTables
+from tgsr.methods.cria_cl.paper_values import EFFICIENCY, TABLES
+from tgsr.methods.cria_cl.reporting import CriaTables
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

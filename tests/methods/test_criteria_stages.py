@@ -12,9 +12,9 @@ import tgsr.methods  # noqa: F401 - registers the stages
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
-from tgsr.methods.criteria_comparative.masks import measure_masks, owner_map, region_maps
-from tgsr.methods.criteria_comparative.paper_values import WEIGHTED_SUM
-from tgsr.methods.criteria_comparative.reporting import difference_table
+from tgsr.methods.cria_cl.masks import measure_masks, owner_map, region_maps
+from tgsr.methods.cria_cl.paper_values import WEIGHTED_SUM
+from tgsr.methods.cria_cl.reporting import difference_table
 from tgsr.report.artefacts import Metrics
 from tgsr.utils.errors import ConfigError
 

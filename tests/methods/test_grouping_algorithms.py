@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tgsr.methods.task_grouping.grouping import (
+from tgsr.methods.tgsr.grouping import (
     group_tasks,
     performance_improvement_score,
     pis_table,
     random_groups,
     require_groups,
 )
-from tgsr.methods.task_grouping.indicator import (
+from tgsr.methods.tgsr.indicator import (
     average_indicator,
     paired_indicator,
     paper_indicator,
@@ -22,7 +22,7 @@ from tgsr.methods.task_grouping.indicator import (
     spearman_interval,
     stable_iteration,
 )
-from tgsr.methods.task_grouping.selection import select_unsatisfactory
+from tgsr.methods.tgsr.selection import select_unsatisfactory
 from tgsr.utils.errors import ConfigError, DataError
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from tests.methods.grouping_toys import toy_space, toy_tasks
-from tgsr.methods.task_grouping.artefacts import (
+from tgsr.methods.tgsr.artefacts import (
     SweepHeader,
     TaskLog,
     load_groups,
     load_indicators,
     write_groups,
 )
-from tgsr.methods.task_grouping.grouping import group_tasks
+from tgsr.methods.tgsr.grouping import group_tasks
 from tgsr.tasks.artefacts import difference, json_digest, load_tasks
 from tgsr.tasks.samplers import GroupedTaskSampler
 from tgsr.tasks.sets import from_file, union, whole_space

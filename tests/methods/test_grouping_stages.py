@@ -16,13 +16,13 @@ from tgsr.degradations.base import PointSpace
 from tgsr.engine.build import build_tasks
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
-from tgsr.methods.task_grouping.artefacts import SweepHeader, TaskLog, load_groups, load_indicators, load_sweep
-from tgsr.methods.task_grouping.benchmarks import CompareOnBenchmarks
-from tgsr.methods.task_grouping.comparison import Comparison
-from tgsr.methods.task_grouping.gains import spread_over
-from tgsr.methods.task_grouping.patches import TaskPatches, rows_of, schedule
-from tgsr.methods.task_grouping.task_pool import run_over_tasks
-from tgsr.methods.task_grouping.task_sets import neighbourhood, neighbourhoods, task_group
+from tgsr.methods.tgsr.artefacts import SweepHeader, TaskLog, load_groups, load_indicators, load_sweep
+from tgsr.methods.tgsr.benchmarks import CompareOnBenchmarks
+from tgsr.methods.tgsr.comparison import Comparison
+from tgsr.methods.tgsr.gains import spread_over
+from tgsr.methods.tgsr.patches import TaskPatches, rows_of, schedule
+from tgsr.methods.tgsr.task_pool import run_over_tasks
+from tgsr.methods.tgsr.task_sets import neighbourhood, neighbourhoods, task_group
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
 from tgsr.tasks.task import Task, TaskSet
@@ -340,7 +340,7 @@ def test_comparison_of_checkpoints(stage, tasks, start, indicators, tmp_path):
 
 
 def _write_groups(path, tasks, groups, **more):
-    from tgsr.methods.task_grouping.artefacts import write_groups
+    from tgsr.methods.tgsr.artefacts import write_groups
 
     write_groups(path, groups, tasks=load_tasks(tasks), seed=0, options="x", kind="random", **more)
 

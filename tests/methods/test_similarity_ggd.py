@@ -10,14 +10,14 @@ from skimage import data
 
 from tgsr.config.spec import Kind, Spec
 from tgsr.degradations.named import GRIDS_DEGRADATIONS, NamedMixSpace
-from tgsr.methods.degradation_similarity.descriptor import (
+from tgsr.methods.grids.descriptor import (
     NetworkDescriptor,
     PixelDescriptor,
     SIFTDescriptor,
     VGGDescriptor,
     descriptor_from_json,
 )
-from tgsr.methods.degradation_similarity.ggd import (
+from tgsr.methods.grids.ggd import (
     GGD,
     fit_ggd,
     kl_divergence,
@@ -28,15 +28,15 @@ from tgsr.methods.degradation_similarity.ggd import (
     shape_from_ratio,
     shape_ratio,
 )
-from tgsr.methods.degradation_similarity.paper_values import TABLE2_DISTANCES
-from tgsr.methods.degradation_similarity.similarity import (
+from tgsr.methods.grids.paper_values import TABLE2_DISTANCES
+from tgsr.methods.grids.similarity import (
     Similarity,
     feature_gram,
     measure_similarity,
     represent,
     similarity_of,
 )
-from tgsr.methods.degradation_similarity.tasks import named_tasks
+from tgsr.methods.grids.tasks import named_tasks
 from tgsr.utils.errors import ConfigError, DataError
 
 ARCH = Kind("tgsr.archs:ARCHS")

@@ -13,20 +13,20 @@ from skimage import data
 from tgsr.config.spec import Kind, Spec
 from tgsr.degradations.named import NamedMixSpace
 from tgsr.degradations.params import DegradationParams
-from tgsr.methods.degradation_similarity.descriptor import NetworkDescriptor
-from tgsr.methods.degradation_similarity.discriminant import (
+from tgsr.methods.grids.descriptor import NetworkDescriptor
+from tgsr.methods.grids.discriminant import (
     difference_statistics,
     fit_discriminant,
 )
-from tgsr.methods.degradation_similarity.ggd import GGD, kl_divergence, log_distance, mean_ggd
-from tgsr.methods.degradation_similarity.router import (
+from tgsr.methods.grids.ggd import GGD, kl_divergence, log_distance, mean_ggd
+from tgsr.methods.grids.router import (
     RoutedGroup,
     Router,
     Sampling,
     image_features,
     image_ggd,
 )
-from tgsr.methods.degradation_similarity.tasks import named_tasks
+from tgsr.methods.grids.tasks import named_tasks
 from tgsr.utils.errors import ConfigError, DataError
 
 NAMES = ("defocus", "gaussian_noise", "salt_pepper")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tgsr.degradations.named import GRIDS_DEGRADATIONS
-from tgsr.methods.degradation_similarity.oracle import OracleMemo, Trained, TrainingOracle
-from tgsr.methods.degradation_similarity.paper_values import (
+from tgsr.methods.grids.oracle import OracleMemo, Trained, TrainingOracle
+from tgsr.methods.grids.paper_values import (
     PAPER_DELTA_DB,
     PAPER_GROUPS,
     TABLE1,
@@ -16,7 +16,7 @@ from tgsr.methods.degradation_similarity.paper_values import (
     TABLE2_DISTANCES,
     paper_drop,
 )
-from tgsr.methods.degradation_similarity.search import (
+from tgsr.methods.grids.search import (
     GroupingSearch,
     TableOracle,
     last_true,

@@ -15,16 +15,16 @@ import torch
 import yaml
 from skimage import data
 
-import tgsr.methods.degradation_similarity  # noqa: F401 - registers the stages
+import tgsr.methods.grids  # noqa: F401 - registers the stages
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner, run_stage
-from tgsr.methods.degradation_similarity import comparison, trainings
-from tgsr.methods.degradation_similarity.oracle import OracleMemo, Trained, TrainingOracle
-from tgsr.methods.degradation_similarity.router import Router, routed_restorers
-from tgsr.methods.degradation_similarity.similarity import Similarity
-from tgsr.methods.degradation_similarity.stages import load_groups
-from tgsr.methods.degradation_similarity.trainings import (
+from tgsr.methods.grids import comparison, trainings
+from tgsr.methods.grids.oracle import OracleMemo, Trained, TrainingOracle
+from tgsr.methods.grids.router import Router, routed_restorers
+from tgsr.methods.grids.similarity import Similarity
+from tgsr.methods.grids.stages import load_groups
+from tgsr.methods.grids.trainings import (
     GroupTrainer,
     Stopped,
     protocol_hash,

@@ -1,5 +1,10 @@
-"""One room per paper. Rooms never import each other. Importing this package registers what all of them offer."""
+"""One room per paper; rooms never import each other. Importing this package registers what all of them offer.
 
-from tgsr.methods import criteria_comparative, degradation_similarity, rebalancing, task_grouping
+A room, and each file of it, is found by name: a fifth paper is one more folder here.
+"""
 
-__all__ = ["criteria_comparative", "degradation_similarity", "rebalancing", "task_grouping"]
+import importlib
+import pkgutil
+
+for _module in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
+    importlib.import_module(_module.name)

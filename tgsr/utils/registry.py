@@ -1,4 +1,8 @@
-"""Name -> object tables. A package that owns a table registers its own modules when the table is first asked."""
+"""Name -> object tables. A package that owns a table registers its own modules when the table is first asked.
+
+Names that it does not hold may stand in a room above it: in `ROOMS` every module is imported, without a list, when a
+table is asked for a name that it lacks.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,23 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 from tgsr.utils.errors import ConfigError
 
 T = TypeVar("T")
+ROOMS = ("tgsr.study", "tgsr.methods")
+"""Packages that add entries to tables of packages below them."""
+
+
+@cache
+def load_rooms() -> None:
+    """Import every module of the rooms, so that what they register can be named."""
+    for room in ROOMS:
+        package = importlib.import_module(room)
+        for module in pkgutil.walk_packages(package.__path__, prefix=f"{room}."):
+            importlib.import_module(module.name)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -69,10 +85,18 @@ class Registry:
         """The entry, or None; imports nothing."""
         return self._entries.get(self._aliases.get(name, name))
 
-    def get(self, name: str) -> Any:
-        """The entry called `name`; ConfigError with the nearest names when there is none."""
+    def find(self, name: str) -> Any | None:
+        """The entry, from the rooms too, or None."""
         self._load()
         entry = self.peek(name)
+        if entry is None and self._package is not None:
+            load_rooms()
+            entry = self.peek(name)
+        return entry
+
+    def get(self, name: str) -> Any:
+        """The entry called `name`; ConfigError with the nearest names when there is none."""
+        entry = self.find(name)
         for lookup in self._fallbacks if entry is None else ():
             entry = lookup(name)
             if entry is not None:
@@ -84,17 +108,18 @@ class Registry:
 
     def name_of(self, name: str) -> str:
         """The entry's own name for one of its aliases."""
-        self._load()
+        self.find(name)
         return self._aliases.get(name, name)
 
     def names(self) -> list[str]:
         """All names without aliases, sorted."""
         self._load()
+        if self._package is not None:
+            load_rooms()
         return sorted(self._entries)
 
     def __contains__(self, name: str) -> bool:
-        self._load()
-        return self.peek(name) is not None
+        return self.find(name) is not None
 
     def _load(self) -> None:
         if self._loaded:

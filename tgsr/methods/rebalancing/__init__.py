@@ -7,31 +7,3 @@
 (A.2.2: conclusion 2, measured), `drift.py` (Fig. 5 a: TGSR's groups at two checkpoints). `groups.py` balances groups
 of other tasks; `stages.py` runs the training; `comparison.py` and `paper_tables.py` report.
 """
-
-from tgsr.methods.rebalancing import (
-    boxes,
-    comparison,
-    discrimination,
-    drift,
-    groups,
-    paper_tables,
-    references,
-    sampling,
-    stages,
-    variance,
-    weighting,
-)
-
-__all__ = [
-    "boxes",
-    "comparison",
-    "discrimination",
-    "drift",
-    "groups",
-    "paper_tables",
-    "references",
-    "sampling",
-    "stages",
-    "variance",
-    "weighting",
-]
