@@ -97,7 +97,7 @@ def test_indicators_of_other_tasks_and_missing_files(tasks, tmp_path):
     for task in tasks:
         log.append(0, record(task, 0.9))
     path = log.merge(tasks.names)
-    with pytest.raises(DataError, match="another tasks.json"):
+    with pytest.raises(DataError, match="other tasks than the run"):
         load_indicators(path, tasks=toy_tasks(3))
     with pytest.raises(DataError, match="finish"):
         load_indicators(tmp_path / "none.jsonl")
@@ -113,7 +113,7 @@ def test_groups_round_trip_and_feed_the_sampler(tasks, tmp_path):
     assert groups.groups == [["whole_space"], [names[3]], names[:3]]
     assert groups.rounds[0].pis[names[2]] == pytest.approx(0.2)
     assert groups.grouped == [names[3], *names[:3]]
-    with pytest.raises(DataError, match="another tasks.json"):
+    with pytest.raises(DataError, match="other tasks than the run"):
         load_groups(path, tasks=toy_tasks(5))
 
     everything = TaskSet([Task("whole_space", toy_space()), *tasks])
@@ -152,7 +152,7 @@ def test_groups_of_other_tasks_are_refused(tasks, tmp_path):
     assert sampler(file, names=names[:2]).weights == pytest.approx([0.5, 0.25, 0.25])  # a part of that very file
     other = tmp_path / "other.json"
     draw_point_tasks(space, 4, seed=8).save(other)  # the same names
-    with pytest.raises(DataError, match=r"groups.json: these groups belong to other tasks.*; group the tasks again"):
+    with pytest.raises(DataError, match=r"groups.json: belongs to other tasks than.*; make it again"):
         sampler(other)
     good = json.loads(path.read_text())
     for change, message in (({"schema": "tgsr.tasks"}, "not a tgsr.groups file"), ({"version": 2}, "version 2")):
@@ -166,7 +166,7 @@ def test_static_groups_are_known_by_the_ids_of_their_tasks(tasks, tmp_path):
     static = {"schema": "tgsr.static_groups", "version": 1, "groups": [tasks.names, tasks.names[:1]]}
     path.write_text(json.dumps({**static, "ids": {t.name: t.id for t in tasks}}))
     assert GroupedTaskSampler(tasks, seed=0, groups=path).weights[0] == pytest.approx(0.5 + 0.125)
-    with pytest.raises(DataError, match="'task_0000' of these groups is another degradation"):
+    with pytest.raises(DataError, match="'task_0000' is of another degradation"):
         GroupedTaskSampler(draw_point_tasks(toy_space(), 4, seed=8), seed=0, groups=path)
 
 

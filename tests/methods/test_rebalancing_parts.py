@@ -191,7 +191,7 @@ def test_errors(tasks, references, tmp_path):
     with pytest.raises(ConfigError, match="do not fit the tasks"):
         StaticLossWeighting(tasks, seed=0, weights={"mild": 1.0})
     path.write_text('{"schema": "tgsr.tasks", "version": 1}')
-    with pytest.raises(DataError, match="not single-task references"):
+    with pytest.raises(DataError, match="not a tgsr.references file"):
         RebalancingTaskSampler(tasks, seed=0, references=path)
 
 

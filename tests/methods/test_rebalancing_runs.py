@@ -288,7 +288,7 @@ def test_groups_as_tasks(root):
     assert (member[:3].sum(1) > 8).all()
     assert not member[3].any()
     (root / "groups.json").write_text(json.dumps({**groups, "tasks": "0" * 12}))
-    with pytest.raises(DataError, match="belong to other tasks"):
+    with pytest.raises(DataError, match="belongs to other tasks"):
         run(make_options(root, stem="other", tasks=tasks, run=stage, train=train(2)))
 
 

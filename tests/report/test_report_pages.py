@@ -115,7 +115,7 @@ def test_metrics_file_is_checked(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         Metrics.read(path)
     write_json(path, {"schema": "other"})
-    with pytest.raises(DataError, match=r"schema tgsr\.metrics"):
+    with pytest.raises(DataError, match=r"not a tgsr\.metrics file"):
         Metrics.read(path)
     write_json(path, {**metrics_content(), "version": 2})
     with pytest.raises(DataError, match="version 2"):

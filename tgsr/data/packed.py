@@ -11,7 +11,7 @@ import numpy as np
 from tgsr.data.backends import ImageSource, stems
 from tgsr.data.subimages import window_starts
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import read_json, write_atomic, write_json
+from tgsr.utils.files import check_schema, read_json, write_atomic, write_json
 
 SCHEMA_VERSION = 1
 _INDEX, _PIXELS = "index.json", "pixels.bin"
@@ -30,8 +30,7 @@ class PackedSource(ImageSource):
             remedy = "make it with scripts/pack_crops.py, or use io_backend disk"
             raise DataError(f"not a packed folder: it has no {_INDEX}", place=str(root), remedy=remedy)
         index = read_json(self.root / _INDEX)
-        if index.get("schema") != "tgsr.packed" or index.get("version") != SCHEMA_VERSION:
-            raise DataError("packed by another version", place=str(root), remedy="pack it again")
+        check_schema(index, "tgsr.packed", self.root / _INDEX, version=SCHEMA_VERSION)
         self.names = [e["name"] for e in index["images"]]
         self._entries = [(e["offset"], e["height"], e["width"], np.dtype(e["dtype"])) for e in index["images"]]
         size = (self.root / _PIXELS).stat().st_size if (self.root / _PIXELS).is_file() else 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from tgsr.report.tables import Column, Number, Row, Table, aggregate, difference_row
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import read_json
+from tgsr.utils.files import check_schema, read_json
 
 START = "start"
 """The baseline that is the network a run started from."""
@@ -131,13 +131,7 @@ class Metrics:
         path = Path(path)
         path = path / "metrics.json" if path.is_dir() or path.suffix != ".json" else path
         data = read_json(path)
-        if not isinstance(data, dict) or data.get("schema") != "tgsr.metrics":
-            raise DataError("this is no metrics file (schema tgsr.metrics)", place=str(path))
-        if data.get("version") != 1:
-            raise DataError(
-                f"version {data.get('version')} of the metrics file is not known", place=str(path),
-                remedy="read it with the tgsr that wrote it, or test again",
-            )  # fmt: skip
+        check_schema(data, "tgsr.metrics", path)
         stamp = {k: v for k, v in data.items() if k not in ("datasets", "schema")}
         return cls(path.parent, str(data.get("name", path.parent.name)), data.get("datasets", {}), stamp)
 

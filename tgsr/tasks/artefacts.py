@@ -10,7 +10,7 @@ from typing import Any
 from tgsr.degradations.base import Space
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import read_json, to_json
+from tgsr.utils.files import check_schema, file_digest, read_json, to_json
 
 VERSION = 1
 GROUPS, STATIC_GROUPS = "tgsr.groups", "tgsr.static_groups"
@@ -47,17 +47,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def check_schema(data: Any, schema: str, place: Path | str) -> None:
-    """DataError unless `data` is an artefact of this schema and version."""
-    found = (data.get("schema"), data.get("version")) if isinstance(data, Mapping) else (None, None)
-    if found != (schema, VERSION):
-        raise DataError(
-            f"not a {schema} file of version {VERSION} (schema {found[0]!r}, version {found[1]!r})",
-            place=str(place),
-            remedy="make it again with this version of tgsr",
-        )
-
-
 def check_space(tasks: TaskSet, space: Space | None, place: Path | str) -> None:
     """DataError when the tasks were drawn from another space than the run's; passes where one of them is not known."""
     made_from = tasks.source.get("space")
@@ -67,6 +56,41 @@ def check_space(tasks: TaskSet, space: Space | None, place: Path | str) -> None:
             place=str(place),
             remedy="make the tasks again, or use the degradation section they were made with",
         )
+
+
+def check_tasks(data: Mapping[str, Any], tasks: TaskSet | None, place: Path | str) -> None:
+    """DataError when an artefact was made of other tasks than the run's; passes where one of them is not known.
+
+    Args:
+        data: the artefact: `tasks` is the digest of its task set, `ids` the ids of its tasks by name. Either may be
+            absent.
+        tasks: of the run; may hold more than the artefact was made of, e.g. the whole space.
+        place: the file.
+    """
+    if tasks is None:
+        return
+    digest, ids = data.get("tasks"), data.get("ids") or {}
+    known = {t.name: t.id for t in tasks}
+    problem = next((f"its task '{n}' is of another degradation" for n, i in ids.items() if known.get(n, i) != i), "")
+    if isinstance(digest, str) and digest not in {tasks.digest, *tasks.origins()}:
+        problem = "belongs to other tasks than the run's"
+    if problem:
+        raise DataError(problem, place=str(place), remedy="make it again of these tasks, or name the tasks it is of")
+
+
+def check_weights(data: Mapping[str, Any], weights: Path | None, place: Path | str) -> None:
+    """DataError when an artefact was made with other weights than these; passes where one of them is not known.
+
+    Args:
+        data: the artefact: `weights_digest`, or `weights: {digest}`.
+        weights: of the run.
+        place: the file.
+    """
+    named = data.get("weights")
+    found = data.get("weights_digest") or (named.get("digest") if isinstance(named, Mapping) else None)
+    if weights is not None and isinstance(found, str) and found != file_digest(weights):
+        problem = f"belongs to other weights than {weights}"
+        raise DataError(problem, place=str(place), remedy="make it again with these weights, or name those it is of")
 
 
 def load_tasks(path: Path | str, *, space: Space | None = None) -> TaskSet:
@@ -92,11 +116,5 @@ def read_groups(path: Path | str, tasks: TaskSet) -> list[list[str]]:
     data = read_json(path)
     is_static = isinstance(data, Mapping) and data.get("schema") == STATIC_GROUPS
     check_schema(data, STATIC_GROUPS if is_static else GROUPS, path)
-    remedy = "group the tasks again, or name the tasks.json that the groups were made of"
-    if "tasks" in data and data["tasks"] not in tasks.origins():
-        raise DataError("these groups belong to other tasks than the run's", place=str(path), remedy=remedy)
-    ids = data.get("ids", {})
-    other = [n for g in data["groups"] for n in g if n in ids and tasks[tasks.index(n)].id != ids[n]]
-    if other:
-        raise DataError(f"task '{other[0]}' of these groups is another degradation", place=str(path), remedy=remedy)
+    check_tasks(data, tasks, path)
     return [list(g) for g in data["groups"]]

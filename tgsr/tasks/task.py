@@ -15,7 +15,7 @@ import numpy as np
 from tgsr.degradations.base import SPACES, Pipeline, PointSpace, Space, space_from_json
 from tgsr.degradations.params import DegradationParams
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import read_json, to_json, write_json
+from tgsr.utils.files import check_schema, read_json, to_json, write_json
 from tgsr.utils.rng import generator
 
 SCHEMA_VERSION = 1
@@ -127,13 +127,7 @@ class TaskSet(Sequence[Task]):
     @staticmethod
     def from_json(data: dict[str, Any], *, place: str = "") -> TaskSet:
         """Inverse of `to_json`; DataError for another schema or version, or when a task id does not match its text."""
-        if data.get("schema") != "tgsr.tasks" or data.get("version") != SCHEMA_VERSION:
-            raise DataError(
-                f"not a task set of version {SCHEMA_VERSION} (schema {data.get('schema')!r}, "
-                f"version {data.get('version')!r})",
-                place=place,
-                remedy="make it again with this version of tgsr",
-            )
+        check_schema(data, "tgsr.tasks", place, version=SCHEMA_VERSION)
         tasks = []
         for entry in data["tasks"]:
             task = Task(entry["name"], space_from_json(entry["space"]))

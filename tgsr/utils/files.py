@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,6 +76,25 @@ def read_json(path: Path | str) -> Any:
         raise DataError("no such file", place=str(path)) from None
     except ValueError as error:
         raise DataError(f"damaged JSON: {error}", place=str(path)) from None
+
+
+def check_schema(data: Any, schema: str, place: Path | str, *, version: int = 1, made_by: str = "") -> None:
+    """DataError unless `data` is a file of this schema and version: the one check of everything that tgsr writes.
+
+    Args:
+        data: content of the file, or its first line.
+        schema: e.g. `tgsr.groups`.
+        place: the file.
+        version: that this tgsr reads.
+        made_by: the stage that writes such files, for the message.
+    """
+    found = (data.get("schema"), data.get("version")) if isinstance(data, Mapping) else (None, None)
+    if found != (schema, version):
+        raise DataError(
+            f"not a {schema} file of version {version} (schema {found[0]!r}, version {found[1]!r})",
+            place=str(place),
+            remedy="make it again with this version of tgsr" + (f", run: {{type: {made_by}}}" if made_by else ""),
+        )
 
 
 def file_digest(path: Path | str) -> str:

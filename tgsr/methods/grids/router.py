@@ -25,7 +25,7 @@ from tgsr.methods.grids.ggd import (
 )
 from tgsr.methods.grids.similarity import centred_gram
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import read_json, write_atomic, write_json
+from tgsr.utils.files import check_schema, read_json, write_atomic, write_json
 from tgsr.utils.image_io import to_tensor
 from tgsr.utils.registry import did_you_mean
 from tgsr.utils.rng import generator
@@ -288,8 +288,7 @@ class Router:
         """
         path = Path(path)
         data = read_json(path)
-        if not isinstance(data, dict) or data.get("schema") != "tgsr.router" or data.get("version") != VERSION:
-            raise DataError("not a router file of this version", place=str(path), remedy="run the router stage again")
+        check_schema(data, "tgsr.router", path, version=VERSION, made_by="BuildRouter")
         discriminant = None
         if data["discriminant"]:
             npz = path.parent / data["discriminant"]

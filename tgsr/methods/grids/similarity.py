@@ -18,7 +18,7 @@ from tgsr.methods.grids.descriptor import Descriptor
 from tgsr.methods.grids.ggd import GGD, fit_ggd, kl_divergence, log_distance, pca_projections
 from tgsr.tasks.task import Task
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import write_atomic
+from tgsr.utils.files import check_schema, write_atomic
 
 VERSION = 1
 DEFAULT_COMPONENTS = 300
@@ -164,8 +164,8 @@ class Similarity:
             raise DataError("no such file", place=str(path), remedy="run the similarity stage first") from None
         except (ValueError, KeyError, OSError) as error:
             raise DataError(f"not a similarity matrix: {error}", place=str(path)) from None
-        if about.pop("schema", None) != "tgsr.similarity" or about.pop("version", None) != VERSION:
-            raise DataError("made by another version of tgsr", place=str(path), remedy="run the similarity stage again")
+        check_schema(about, "tgsr.similarity", path, version=VERSION)
+        about = {k: v for k, v in about.items() if k not in ("schema", "version")}
         ggds = tuple(GGD(float(a), float(s)) for a, s in zip(arrays["alpha"], arrays["sigma"], strict=True))
         return Similarity(tuple(arrays["names"].tolist()), ggds, arrays["kl"], about)
 

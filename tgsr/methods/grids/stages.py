@@ -24,8 +24,8 @@ from tgsr.methods.grids.patches import clean_patches
 from tgsr.methods.grids.search import Group, GroupingSearch
 from tgsr.methods.grids.similarity import Similarity, measure_similarity
 from tgsr.methods.grids.trainings import GroupTrainer, all_tasks, stoppable
-from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import read_json, write_json
+from tgsr.utils.errors import ConfigError
+from tgsr.utils.files import check_schema, read_json, write_json
 
 logger = logging.getLogger("tgsr")
 VERSION = 1
@@ -245,8 +245,7 @@ class SearchGrouping(Runner):
 def load_groups(path: Path | str) -> dict[str, Any]:
     """A `groups.json` of `SearchGrouping`; DataError when absent or of another kind."""
     data = read_json(path)
-    if not isinstance(data, dict) or data.get("schema") != "tgsr.grids_groups" or data.get("version") != VERSION:
-        raise DataError("not a grouping of this version", place=str(path), remedy="run the search stage again")
+    check_schema(data, "tgsr.grids_groups", path, version=VERSION, made_by="SearchGrouping")
     return data
 
 

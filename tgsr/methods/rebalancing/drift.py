@@ -19,7 +19,7 @@ from tgsr.report.builder import Report
 from tgsr.report.plots import heat_map, scatter, spearman
 from tgsr.report.tables import Column, Number, Row, Table
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import read_jsonl, write_json
+from tgsr.utils.files import check_schema, read_jsonl, write_json
 
 logger = logging.getLogger("tgsr")
 INDICATORS, INDICATORS_VERSION = "tgsr.indicators", 1
@@ -29,12 +29,7 @@ def read_indicators(path: Path | str) -> tuple[str, dict[str, float]]:
     """Digest of the task set, and task -> z (NaN where the network diverged), of an `indicators.jsonl`."""
     records = list(read_jsonl(path))
     header = records[0] if records else {}
-    if (header.get("schema"), header.get("version")) != (INDICATORS, INDICATORS_VERSION):
-        raise DataError(
-            f"not indicators of version {INDICATORS_VERSION}",
-            place=str(path),
-            remedy="make them with run: {type: IndicatorSweep}",
-        )
+    check_schema(header, INDICATORS, path, version=INDICATORS_VERSION, made_by="IndicatorSweep")
     values = {r["task"]: r.get("z") for r in records[1:]}
     return header["tasks"], {task: math.nan if z is None else float(z) for task, z in values.items()}
 

@@ -25,7 +25,16 @@ from tgsr.models.base import StepResult
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import append_jsonl, file_digest, read_json, read_jsonl, to_json, write_atomic, write_json
+from tgsr.utils.files import (
+    append_jsonl,
+    check_schema,
+    file_digest,
+    read_json,
+    read_jsonl,
+    to_json,
+    write_atomic,
+    write_json,
+)
 
 logger = logging.getLogger("tgsr")
 SCHEMA, VERSION = "tgsr.references", 1
@@ -107,12 +116,7 @@ class References:
     def load(path: Path | str) -> References:
         """Read the file; DataError for another schema or version."""
         data = read_json(path)
-        if data.get("schema") != SCHEMA or data.get("version") != VERSION:
-            raise DataError(
-                f"not single-task references of version {VERSION} (schema {data.get('schema')!r})",
-                place=str(path),
-                remedy="make them with run: {type: SingleTaskReferences}",
-            )
+        check_schema(data, SCHEMA, path, version=VERSION, made_by="SingleTaskReferences")
         tasks = data["tasks"]
         return References(
             str(path),

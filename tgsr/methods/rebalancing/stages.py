@@ -20,8 +20,8 @@ from tgsr.engine.stages import Train
 from tgsr.engine.trainer import Trainer
 from tgsr.methods.rebalancing.references import References
 from tgsr.models.base import StepResult
-from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import append_jsonl, read_jsonl, to_json, write_atomic, write_json
+from tgsr.utils.errors import ConfigError
+from tgsr.utils.files import append_jsonl, check_schema, read_jsonl, to_json, write_atomic, write_json
 
 logger = logging.getLogger("tgsr")
 WEIGHTS = "weights.jsonl"
@@ -75,8 +75,8 @@ def _decided(trainer: Trainer) -> dict[str, Any]:
 def read_weights(path: Path | str) -> list[dict[str, Any]]:
     """The records of a `weights.jsonl` without its first line; empty when it is absent."""
     records = list(read_jsonl(path))
-    if records and records[0].get("schema") != "tgsr.task_weights":
-        raise DataError(f"not task weights (schema {records[0].get('schema')!r})", place=str(path))
+    if records:
+        check_schema(records[0], "tgsr.task_weights", path, made_by="Rebalance")
     return records[1:]
 
 

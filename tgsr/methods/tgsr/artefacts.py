@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tgsr.methods.tgsr.grouping import Grouping, Round
-from tgsr.tasks.artefacts import GROUPS, VERSION, check_schema, difference, json_digest
+from tgsr.tasks.artefacts import GROUPS, VERSION, check_schema, check_tasks, difference, json_digest
 from tgsr.tasks.task import WHOLE_SPACE, TaskSet
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
@@ -172,8 +172,7 @@ def load_sweep(path: Path | str, schema: str, *, tasks: TaskSet | None = None) -
         raise DataError("no such file", place=str(path), remedy="run (or finish) the sweep that makes it first")
     lines = list(read_jsonl(path))
     check_schema(lines[0] if lines else None, schema, path)
-    if tasks is not None and lines[0]["tasks"] != tasks.digest:
-        raise DataError("was measured on another tasks.json", place=str(path), remedy="run the sweep again")
+    check_tasks(lines[0], tasks, path)
     return SweepResult(lines[0], lines[1:])
 
 
@@ -247,8 +246,7 @@ def load_groups(path: Path | str, *, tasks: TaskSet | None = None) -> Groups:
     """Read `groups.json`; DataError for another version or, with `tasks`, another task set."""
     data = read_json(path)
     check_schema(data, GROUPS, path)
-    if tasks is not None and data["tasks"] != tasks.digest:
-        raise DataError("these groups belong to another tasks.json", place=str(path), remedy="group the tasks again")
+    check_tasks(data, tasks, path)
     return Groups(
         groups=data["groups"],
         rounds=[Round(r["threshold"], r["pis"], tuple(r["group"])) for r in data["rounds"]],
