@@ -31,6 +31,7 @@ def _option_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _stage_arguments(parser: argparse.ArgumentParser, *, check: str) -> None:
     _option_arguments(parser)
+    parser.add_argument("--gpus", type=_num_gpus, metavar="N|all", help="train on so many GPUs of this machine")
     parser.add_argument("--launcher", choices=["auto", "none", "pytorch", "slurm"], default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="accepted and ignored")
     parser.add_argument("--debug", action="store_true", help="validate, save and print after few iterations")
@@ -88,6 +89,12 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the method; default: the folder's")
     parser.add_argument("-o", "--output", type=Path, help="default: results/<name>/metrics.json")
     parser.set_defaults(run=_evaluate)
+
+
+def _num_gpus(text: str) -> str:
+    if text != "all" and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of GPUs nor 'all'")
+    return text
 
 
 def _number(kind: type[int] | type[float], smallest: float) -> Callable[[str], float]:
@@ -148,10 +155,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 failed, 2 the user can mend it."""
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
+    argv = list(sys.argv[1:] if argv is None else argv)
     arguments = make_parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        return command(arguments)
+        num = _num_ranks(arguments)
+        return _start_ranks(num, argv) if num > 1 else command(arguments)
     except UserError as error:
         rank = os.environ.get("RANK")
         if getattr(arguments, "debug", False) and error.__cause__ is not None:
@@ -163,11 +172,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _load(arguments: argparse.Namespace) -> Options:
+def _num_ranks(arguments: argparse.Namespace) -> int:
+    """Processes that `--gpus` asks for, once the options are known to be sound; 1: this one will do."""
+    if getattr(arguments, "gpus", None) is None:
+        return 1
+    from tgsr.engine.launch import num_ranks
+
+    return num_ranks(arguments.gpus, _load(arguments, notes=[]).device)
+
+
+def _start_ranks(num: int, argv: Sequence[str]) -> int:
+    from tgsr.engine.launch import start_ranks
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--gpus")
+    return start_ranks(num, parser.parse_known_args(argv)[1])
+
+
+def _load(arguments: argparse.Namespace, notes: list[str] | None = None) -> Options:
     import tgsr.methods  # noqa: F401 - the rooms register their samplers, losses, networks and stages
     from tgsr.config.options import load_options
 
-    return load_options(arguments.opt, arguments.force_yml, debug=arguments.debug)
+    notes = notes if os.environ.get("RANK", "0") == "0" else []  # one process tells them
+    return load_options(arguments.opt, arguments.force_yml, debug=arguments.debug, notes=notes)
 
 
 def _context(arguments: argparse.Namespace, options: Options) -> Context:
@@ -205,6 +232,8 @@ def _check(runner: Runner) -> int:
 
     prepare_datasets(runner.options)
     problems = [*runner.missing_files()] or runner.check()
+    if not runner.context.is_main:
+        return EXIT_USER_ERROR if problems else 0
     for problem in problems:
         print(problem, file=sys.stderr)  # noqa: T201
     print(f"{runner.options.name}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")  # noqa: T201

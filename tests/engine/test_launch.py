@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine.test_trainer import assert_same, weights
 from tests.engine.toy import toy_options, write_options
-from tgsr.cli import make_parser
+from tgsr.cli import main, make_parser
+from tgsr.config.options import load_options
 from tgsr.engine.context import Context, first_host, slurm_environment
 from tgsr.utils.errors import UserError
 
@@ -149,15 +152,63 @@ def under_srun(option_file: Path) -> list[subprocess.Popen]:
     return [start(command, **common, SLURM_PROCID=str(rank), SLURM_NODEID=str(rank)) for rank in range(2)]
 
 
+def by_one_word(option_file: Path) -> list[subprocess.Popen]:
+    return [start([sys.executable, str(ROOT / "train.py"), "--gpus", "2", "-opt", str(option_file)])]
+
+
 @pytest.mark.slow
-def test_two_nodes_and_two_srun_tasks_train_alike(tmp_path):
-    nodes, tasks = prepare(tmp_path / "nodes"), prepare(tmp_path / "tasks")
-    for launch, option_file in ((on_two_nodes, nodes), (under_srun, tasks)):
+def test_two_nodes_two_srun_tasks_and_two_gpus_by_one_word_train_alike(tmp_path):
+    nodes, tasks, gpus = (prepare(tmp_path / name) for name in ("nodes", "tasks", "gpus"))
+    for launch, option_file in ((on_two_nodes, nodes), (under_srun, tasks), (by_one_word, gpus)):
         processes = launch(option_file)
         outputs = finish(*processes)
-        assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)[-3000:]
+        assert {p.returncode for p in processes} == {0}, "\n".join(outputs)[-3000:]
         assert sum("iter 6/6" in text for text in outputs) == 1  # one rank speaks for all
+    assert "torchrun --standalone --nproc_per_node=2 -m tgsr.cli train -opt" in outputs[0]
     assert_same(weights(nodes.parent), weights(tasks.parent))
+    assert_same(weights(nodes.parent), weights(gpus.parent))
+
+
+def test_gpus_by_one_word(tmp_path, monkeypatch, capsys):
+    option_file = str(prepare(tmp_path))
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", "")
+    started = []
+    monkeypatch.setattr("torch.distributed.run.run", started.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    on_gpus = ["train", "-opt", option_file, "--force_yml", "device=auto"]
+    assert main([*on_gpus, "--gpus", "all", "--check"]) == 0
+    (arguments,) = started
+    assert (arguments.nproc_per_node, arguments.nnodes, arguments.standalone) == ("4", "1:1", True)
+    assert [arguments.training_script, *arguments.training_script_args] == ["tgsr.cli", *on_gpus, "--check"]
+    capsys.readouterr()
+    for wrong, text in (("8", "this machine shows 4; --gpus 4, or all"), ("0", "neither a number of GPUs nor 'all'")):
+        with pytest.raises(SystemExit) if wrong == "0" else nullcontext():
+            assert main([*on_gpus, f"--gpus={wrong}"]) == 2
+        assert text in capsys.readouterr().err
+    assert main([*on_gpus, "scale=x", "--gpus", "2"]) == 2  # the mistake is told once, before anything starts
+    assert capsys.readouterr().err.count("error:") == 1
+    monkeypatch.setenv("RANK", "0")
+    assert main([*on_gpus, "--gpus", "2"]) == 2
+    assert "leave it out under torchrun" in capsys.readouterr().err
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(("num", "num_gpus", "text"), [(4, 0, "sees no GPU"), (4, 8, "add --gpus 4"), (1, 8, None)])
+def test_num_gpu_of_a_published_file_is_answered(tmp_path, monkeypatch, num, num_gpus, text):
+    for name in ("WORLD_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    notes: list[str] = []
+    load_options(prepare(tmp_path), [f"num_gpu={num}"], notes=notes)
+    assert [text in note for note in notes] == ([] if text is None else [True])
+    if num_gpus:
+        monkeypatch.setenv("WORLD_SIZE", str(num))
+        notes.clear()
+        load_options(prepare(tmp_path), [f"num_gpu={num}"], notes=notes)
+        assert notes == []
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ use legacy keys on any file. What is moved keeps its file and line. Where both f
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from tgsr.config.yaml_loader import PlacedDict, merge
@@ -129,6 +130,17 @@ def translate(data: PlacedDict) -> list[str]:
     return translation.notes
 
 
+def _about_gpus(num: int) -> list[str]:
+    """What a wish for so many GPUs comes to. BasicSR would take them without a launcher, one process for all."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ["torch sees no GPU here: this runs on the CPU"]
+    if num > 1 and not {"WORLD_SIZE", "SLURM_STEP_ID"} & set(os.environ):
+        return [f"this is one process, on one GPU, and its batch 1/{num} of the whole: for all of it add --gpus {num}"]
+    return []
+
+
 class _Translation:
     """One file on its way; `legacy_model` is the value of `model_type`, empty where there is none."""
 
@@ -187,9 +199,11 @@ class _Translation:
 
     def _devices(self) -> None:
         data = self.data
-        if data.get("num_gpu") == 0 and "device" not in data:
-            data.put("device", "cpu", data.place_of("num_gpu"))
-        data.take("num_gpu")
+        place, num = data.place_of("num_gpu"), data.take("num_gpu")
+        if num == 0 and "device" not in data:
+            data.put("device", "cpu", place)
+        elif isinstance(num, int) and num > 0:
+            self.notes += [f"{place}: num_gpu: {num}: {text}" for text in _about_gpus(num)]
         if "find_unused_parameters" in data:
             data.move("find_unused_parameters", data.section("train"))
         if self.legacy_model and data.get("manual_seed", 0) is None:
