@@ -22,7 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["tgsr", "tgsr.*"]),
-    package_data={"tgsr": ["metrics/assets/*"]},
+    package_data={"tgsr": ["metrics/assets/*", "methods/*/printed.yml"]},
     install_requires=REQUIREMENTS,
     extras_require={
         **EXTRAS,

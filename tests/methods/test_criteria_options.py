@@ -8,8 +8,8 @@ import tgsr.methods  # noqa: F401 - registers networks, losses and stages
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import Chain, make_runner
-from tgsr.methods.cria_cl.paper_values import EFFICIENCY, TABLES
-from tgsr.methods.cria_cl.reporting import CriaTables
+from tgsr.study.paper import beside_results
+from tgsr.study.printed import printed
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,15 +100,14 @@ def test_wrong_options_are_refused_by_their_place(old, new, problem, tmp_path):
 
 
 def test_tables_hold_the_papers_values():
-    assert TABLES[5]["Full"] == {"NTIRE2020/psnr": 26.21, "NTIRE2020/ssim": 0.7122, "NTIRE2020/lpips": 0.2201}
-    assert TABLES[6]["C_adv"]["NTIRE2020/psnr"] == 17.97
-    assert TABLES[1]["Ours"]["RealSR-Zero/niqe"] == 4.409
-    assert TABLES[3]["Ours"] == TABLES[5]["Full"]
-    assert TABLES[6]["C_pix"]["NTIRE2020/psnr"] == TABLES[5]["Full"]["NTIRE2020/psnr"]
-    assert EFFICIENCY["Ours"] == (0.7217, 14.8e6)
-    gain = TABLES[2]["Ours"]["RealSR/psnr"] - TABLES[2]["Real-ESRGAN"]["RealSR/psnr"]
+    paper = printed("cria_cl")
+    full = paper.table(5).rows["Full"]
+    assert paper.table(3).rows["Ours"] == full
+    assert paper.table(6).rows["C_pix"]["NTIRE2020/psnr"] == full["NTIRE2020/psnr"]
+    rows = paper.table(2).rows
+    gain = rows["Ours"]["RealSR/psnr"] - rows["Real-ESRGAN"]["RealSR/psnr"]
     assert gain == pytest.approx(1.38)  # as its text says
-    markdown = CriaTables.paper.beside(5, {}).to_markdown()
+    markdown = beside_results(paper.table(5), {}).to_markdown()
     assert "n/a (paper 26.21)" in markdown
     with pytest.raises(ConfigError, match="no row 'Ful'.*Full"):
-        CriaTables.paper.beside(5, {"Ful": []})
+        beside_results(paper.table(5), {"Ful": []})

@@ -13,8 +13,7 @@ from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
 from tgsr.methods.cria_cl.masks import measure_masks, owner_map, region_maps
-from tgsr.methods.cria_cl.paper_values import WEIGHTED_SUM
-from tgsr.methods.cria_cl.reporting import difference_table
+from tgsr.methods.cria_cl.reporting import WEIGHTED_SUM, difference_table
 from tgsr.report.artefacts import Metrics
 from tgsr.utils.errors import ConfigError
 
@@ -173,7 +172,7 @@ def test_efficiency(stage):
 
 def test_tables_of_the_paper(stage):
     root = stage("tables", run={"type": "CriaTables"})
-    assert len(list((root / "results/tables/report/tables").glob("*.csv"))) == 6
+    assert len(list((root / "results/tables/report/tables").glob("*.csv"))) == 7
     with pytest.raises(ConfigError, match="there is no table 9"):
         stage("wrong", run={"type": "CriaTables", "tables": {9: {}}})
     with pytest.raises(ConfigError, match="there is no row"):

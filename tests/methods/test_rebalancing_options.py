@@ -10,9 +10,10 @@ from tgsr.data.benchmark import verify_benchmark
 from tgsr.engine import build
 from tgsr.engine.context import Context
 from tgsr.engine.runner import Chain, make_runner
-from tgsr.methods.rebalancing.paper_tables import TABLES, RebalancingTables
 from tgsr.methods.rebalancing.references import COMPARED, protocol_of
 from tgsr.report.artefacts import Metrics
+from tgsr.study.paper import beside_results
+from tgsr.study.printed import printed
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,27 +59,18 @@ def test_four_level_benchmark(tmp_path):
     assert len(build.build_val_sets(test)["pairs"]) == 2
 
 
-def test_tables_hold_the_papers_values():
-    assert {n: (len(t), len(next(iter(t.values())))) for n, t in TABLES.items()} == {
-        1: (10, 12), 2: (10, 12), 3: (8, 4), 4: (4, 4), 5: (5, 4)
-    }  # fmt: skip
-    assert TABLES[1]["Ours"]["DIV2K_severe/psnr"] == 23.54
-    assert TABLES[2]["Ours"]["DRealSR/ssim"] == 0.8393
-    assert TABLES[5]["re-weighting, 4 tasks"]["RealSRset-Canon/lpips"] == 0.3597
-
-
 def test_measured_values_stand_beside_the_papers(tmp_path):
     protocol = {"protocol": "Y, crop 4", "higher_is_better": True}
     runs = [
         Metrics(tmp_path, f"r{k}", {"RealSRset-Nikon": {"metrics": {"psnr": {"mean": 26.0 + k, **protocol}}}})
         for k in (0, 1)
     ]
-    table = RebalancingTables.paper.beside(4, {"Ours": runs})
+    table = beside_results(printed("rebalancing").table(4), {"Ours": runs})
     cell = table.cell("Ours", "RealSRset-Nikon/psnr")
     assert (cell.value, cell.paper, cell.num_runs) == (26.5, 26.16, 2)
     assert "n/a (paper 26.02)" in table.to_markdown()
     with pytest.raises(ConfigError, match="table 4 has no row 'ours'.*did you mean 'Ours'"):
-        RebalancingTables.paper.beside(4, {"ours": runs})
+        beside_results(printed("rebalancing").table(4), {"ours": runs})
 
 
 def test_tables_stage(tmp_path):
@@ -113,7 +105,7 @@ def test_cria_cl_and_its_references_fit(tmp_path, monkeypatch):
 def test_table_3_is_made_by_its_files(monkeypatch):
     monkeypatch.chdir(ROOT)
     rows = load_options("options/rebalancing/5_tables.yml").run.kwargs["tables"]["3"]
-    assert set(rows) == set(TABLES[3])
+    assert set(rows) == set(printed("rebalancing").table(3).rows)
     for stem in ("srgan", "swinir", "hat"):
         test = load_options(f"options/rebalancing/4_test_{stem}.yml")
         training = load_options(f"options/rebalancing/2_train_{stem}.yml")

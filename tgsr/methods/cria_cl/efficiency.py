@@ -18,10 +18,10 @@ from tgsr.config.spec import NonNegativeInt, PositiveInt
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.cria_cl.criteria import NetworkSpec
-from tgsr.methods.cria_cl.paper_values import EFFICIENCY
 from tgsr.models.precision import Precision, resolve_precision
 from tgsr.report.builder import Report
 from tgsr.report.tables import Column, Number, Row, Table
+from tgsr.study.printed import printed
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.files import write_json
 
@@ -131,15 +131,16 @@ def _table(found: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
         Column("parameters", "Parameters, M", higher_is_better=False, digits=2),
     ]
     rows = []
+    stated = printed("cria_cl").table(7).rows
     for label, entry in found.items():
-        seconds, parameters = EFFICIENCY.get(label, (None, None))
+        paper = stated.get(label, {})
         rows.append(
             Row(
                 label,
                 {
-                    "seconds": Number(entry["seconds"], paper=seconds),
+                    "seconds": Number(entry["seconds"], paper=paper.get("seconds")),
                     "fps": Number(1 / entry["seconds"]),
-                    "parameters": Number(entry["parameters"] / 1e6, paper=parameters and parameters / 1e6),
+                    "parameters": Number(entry["parameters"] / 1e6, paper=paper.get("parameters")),
                 },
             )
         )

@@ -11,31 +11,33 @@ from tgsr.config.spec import NonNegativeInt
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.cria_cl.masks import LABELS
-from tgsr.methods.cria_cl.paper_values import TABLES, TITLES, WEIGHTED_SUM
 from tgsr.report.artefacts import Metrics, measured, metric_columns, results_table
 from tgsr.report.builder import Report
-from tgsr.report.paper_tables import PaperTables, PrintedTables
 from tgsr.report.plots import grouped_bars, spearman
 from tgsr.report.strips import Panel, choose_crop, make_strip
 from tgsr.report.tables import Cell, Column, Row, Table, aggregate
+from tgsr.study.paper import PaperTables
+from tgsr.study.printed import printed
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import read_json
 from tgsr.utils.image_io import read_image, to_tensor
 from tgsr.utils.registry import did_you_mean
 
 logger = logging.getLogger("tgsr")
+WEIGHTED_SUM = "L_pixel + L_perc + L_adv"
+"""The row of Table V without contrast."""
 
 
 @RUNNERS.register()
 class CriaTables(PaperTables):
-    """Tables I to VI with measured values beside the printed ones -> a report (Table VII: `CriaEfficiency`).
+    """Tables I to VII with measured values beside the printed ones -> a report (`CriaEfficiency` measures Table VII).
 
     Args:
         tables: number -> row of the table -> results folders (with `metrics.json`) of its runs. Left out: all tables
             with the paper's values alone.
     """
 
-    paper = PrintedTables(TABLES, TITLES)
+    paper = "cria_cl"
 
 
 @RUNNERS.register()
@@ -82,10 +84,11 @@ class CriaAblation(Runner):
 
     def _order(self, report: Report, runs: Mapping[str, Sequence[Metrics]]) -> None:
         columns = [c for c in metric_columns([m for g in runs.values() for m in g]) if c.label in ("psnr", "ssim")]
-        labels = [label for label in TABLES[5] if label in runs]
+        stated = printed("cria_cl").table(5).rows
+        labels = [label for label in stated if label in runs]
         for column in columns:
             ours = [measured(runs[label])[column.name] for label in labels]
-            paper = [TABLES[5][label][f"NTIRE2020/{column.label}"] for label in labels]
+            paper = [stated[label][f"NTIRE2020/{column.label}"] for label in labels]
             rho = spearman([n.value for n in ours], paper)
             best = sorted(labels, key=lambda label: -measured(runs[label])[column.name].value)
             report.add_text(

@@ -3,5 +3,5 @@
 Cao et al., "Grouped Multiple-Degradation Restoration with Image Degradation Similarity", section by section:
 `descriptor.py` and `ggd.py` (4.1, 4.2: deep representations and their distribution), `similarity.py` (4.2: matrix S),
 `search.py` (5.1: preprocessing and Algorithm 1) with its oracle in `oracle.py`, `router.py` (5.2: selection and
-generalisation), `paper_values.py` (what the paper reports).
+generalisation), `printed.yml` (what the paper reports).
 """

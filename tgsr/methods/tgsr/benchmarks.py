@@ -17,12 +17,12 @@ from tgsr.engine.build import build_val_sets
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.validation import evaluate
-from tgsr.methods.tgsr import paper_values
 from tgsr.methods.tgsr.artefacts import Groups, load_groups
 from tgsr.methods.tgsr.evaluation import checkpoint_restorer, pick_metrics
 from tgsr.metrics.base import Metric
 from tgsr.report.artefacts import Metrics, results_table
 from tgsr.report.builder import Report
+from tgsr.study.printed import printed
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
 from tgsr.tasks.task import TaskSet
@@ -182,21 +182,14 @@ class CompareOnBenchmarks(Runner):
     def _paper_values(self, labels: list[str]) -> dict[str, dict[str, float]]:
         """Label -> `<set>/<metric>` -> value."""
         assert self.table is not None
-        table: paper_values.PaperTable = getattr(paper_values, self.table)
+        table = printed("tgsr").table(self.table.removeprefix("TABLE_")).rows
         rows = self.paper_rows or {label: label for label in labels}
         unknown = [row for row in rows.values() if row not in table and self.paper_rows is not None]
         if unknown:
             problem = f"{self.table} has no row '{unknown[0]}'"
             place = f"{self.options.name}: run.paper_rows"
             raise ConfigError(problem, place=place, remedy=f"known: {', '.join(table)}")
-        return {
-            label: {
-                f"{name}/{metric}": value
-                for name, values in table.get(row, {}).items()
-                for metric, value in zip(("psnr", "lpips"), values, strict=True)
-            }
-            for label, row in rows.items()
-        }
+        return {label: dict(table.get(row, {})) for label, row in rows.items()}
 
 
 def usable_metrics(metrics: Mapping[str, Metric], device: torch.device) -> dict[str, Metric]:
