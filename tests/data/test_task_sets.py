@@ -4,6 +4,7 @@ import pytest
 
 from tgsr.degradations.base import SPACES
 from tgsr.tasks.sets import TASK_SETS, boxes, build_task_set, from_file, points, spaces, union, whole_space
+from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
 
 
@@ -44,6 +45,26 @@ def test_file_and_union(space, tmp_path):
         from_file(space=other, path=tmp_path / "tasks.json")
     with pytest.raises(DataError, match="occur twice"):
         union(space=space, sets=[whole_space(space=space), whole_space(space=space)])
+
+
+class _Name(str):
+    """A name that counts how often it is compared."""
+
+    comparisons = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        _Name.comparisons += 1
+        return str.__eq__(self, other)
+
+
+def test_a_set_looks_at_each_name_a_few_times(space):
+    """Not at all pairs of names: sets have up to a hundred thousand tasks."""
+    tasks = [Task(_Name(i), space) for i in range(1000)]
+    assert TaskSet(tasks).index("999") == 999
+    with pytest.raises(DataError, match="occur twice: 3, 7"):
+        TaskSet([*tasks, tasks[7], tasks[3], tasks[7]])
+    assert _Name.comparisons < 10 * len(tasks)
 
 
 def test_spaces_and_missing_space(space):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,8 +12,8 @@ import pytest
 import torch
 
 from tests.engine.toy import POINTS, assert_same, toy_options, weights, write_options
+from tests.processes import Run, as_ranks
 
-ROOT = Path(__file__).resolve().parents[2]
 STATEFUL = {"type": "CountingTaskSampler"}
 PLUGIN = '''
 """A sampler with state and an interval, for processes that cannot see the tests' own."""
@@ -50,26 +46,20 @@ def prepare(root: Path, **sections) -> Path:
     return write_options(root, toy_options(root, **{**base, **sections}))
 
 
-def start(option_file: Path, *, ranks: int = 1, arguments: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [sys.executable]
-    if ranks > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={port}"]
-    command += [str(ROOT / "train.py"), "-opt", str(option_file), "--auto_resume", *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def start(option_file: Path, *, ranks: int = 1, arguments: tuple[str, ...] = ()) -> Run:
+    """`train.py --auto_resume`, as torchrun would start it on several ranks."""
+    command = ["-opt", str(option_file), "--auto_resume", *arguments]
+    return Run(command, option_file.parent / "output.txt", as_ranks(ranks) if ranks > 1 else [{}])
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: Run) -> str:
     output = process.communicate(timeout=180)[0].decode()
     assert process.returncode == 0, output[-3000:]
     return output
 
 
 def kill_at_random(option_file: Path, *, ranks: int, times: int, seed: int) -> int:
-    """Start, wait for a random number of log lines, SIGKILL the whole process group; returns how often it died."""
+    """Start, wait for a random number of log lines, SIGKILL all ranks; returns how often it died."""
     rng = random.Random(seed)
     log = option_file.parent / "experiments" / "toy" / "log.jsonl"
     kills = 0
@@ -84,34 +74,22 @@ def kill_at_random(option_file: Path, *, ranks: int, times: int, seed: int) -> i
                 break
             time.sleep(0.005)
         if process.poll() is None:
-            kill_all(option_file)
+            process.kill()
             kills += 1
         process.communicate()
     return kills
 
 
-def kill_all(option_file: Path) -> None:
-    """SIGKILL every process that was started with this option file: torchrun's ranks lead sessions of their own."""
-    wanted = os.fsencode(option_file)
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if wanted in (folder / "cmdline").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_and_resumed_is_bitwise(tmp_path, ranks):
     whole, killed = prepare(tmp_path / "whole"), prepare(tmp_path / "killed")
     finish(start(whole, ranks=ranks))
-    kills = kill_at_random(killed, ranks=ranks, times=3, seed=ranks)
+    kills = kill_at_random(killed, ranks=ranks, times=6, seed=ranks)
     assert kills > 0
     finish(start(killed, ranks=ranks))
     assert_same(weights(whole.parent), weights(killed.parent))
 
 
-@pytest.mark.slow
 def test_two_ranks_equal_one_process_of_twice_the_batch(tmp_path):
     one = prepare(tmp_path / "one")
     train = toy_options(tmp_path / "two")["datasets"]["train"]
@@ -128,7 +106,6 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(tmp_path):
     assert metrics.exists()
 
 
-@pytest.mark.slow
 def test_failing_rank_ends_all_with_its_message(tmp_path):
     option_file = prepare(tmp_path)
     process = start(option_file, ranks=2, arguments=("--force_yml", "device=cuda"))
@@ -140,7 +117,6 @@ def test_failing_rank_ends_all_with_its_message(tmp_path):
     assert "the options ask for CUDA, but torch sees no CUDA device" in output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_saves_and_ends_cleanly(tmp_path, number):
     option_file = prepare(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,12 +15,12 @@ import torch
 
 from tests.engine.test_trainer import assert_same, weights
 from tests.engine.toy import toy_options, write_options
+from tests.processes import ROOT, Run, as_ranks, free_port
 from tgsr.cli import main, make_parser
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context, first_host, slurm_environment
 from tgsr.utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 FAILING = '''
 """A loss that only rank 1 cannot compute."""
 import os
@@ -98,12 +97,6 @@ def test_both_spellings_of_local_rank(spelling):
     assert (arguments.opt, arguments.local_rank, arguments.launcher) == ("x.yml", 1, "pytorch")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def prepare(root: Path, **sections) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     base = {"datasets": {"train": {**toy_options(root)["datasets"]["train"], "batch_size_per_gpu": 2}, "val": {}}}
@@ -118,7 +111,7 @@ def start(command: list[str], **env: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def finish(*processes: subprocess.Popen) -> list[str]:
+def finish(*processes: subprocess.Popen | Run) -> list[str]:
     """Outputs of all; whoever is still there after the time is over is ended."""
     outputs = []
     try:
@@ -131,25 +124,19 @@ def finish(*processes: subprocess.Popen) -> list[str]:
     return outputs
 
 
-def on_two_nodes(option_file: Path) -> list[subprocess.Popen]:
-    port = free_port()
-    return [
-        start(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}", "--nproc_per_node=1",
-             "--master_addr=127.0.0.1", f"--master_port={port}", str(ROOT / "train.py"), "-opt", str(option_file),
-             "--launcher", "pytorch"]
-        )
-        for node in range(2)
-    ]  # fmt: skip
+def on_two_nodes(option_file: Path) -> list[Run]:
+    """With the environments that torchrun gives to one process on each of two nodes."""
+    ranks = [{**rank, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} for rank in as_ranks(2)]
+    return [Run(["-opt", str(option_file), "--launcher", "pytorch"], option_file.parent / "output.txt", ranks)]
 
 
-def under_srun(option_file: Path) -> list[subprocess.Popen]:
+def under_srun(option_file: Path) -> list[Run]:
     common = {
         "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
         "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "MASTER_PORT": str(free_port()), "SLURM_LOCALID": "0",
     }  # fmt: skip
-    command = [sys.executable, str(ROOT / "train.py"), "-opt", str(option_file), "--launcher", "slurm"]
-    return [start(command, **common, SLURM_PROCID=str(rank), SLURM_NODEID=str(rank)) for rank in range(2)]
+    ranks = [{**common, "SLURM_PROCID": str(k), "SLURM_NODEID": str(k)} for k in range(2)]
+    return [Run(["-opt", str(option_file), "--launcher", "slurm"], option_file.parent / "output.txt", ranks)]
 
 
 def by_one_word(option_file: Path) -> list[subprocess.Popen]:

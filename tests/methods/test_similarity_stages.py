@@ -16,6 +16,7 @@ import yaml
 from skimage import data
 
 import tgsr.methods.grids  # noqa: F401 - registers the stages
+from tests.processes import call_on_ranks, fork
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner, run_stage
@@ -188,12 +189,7 @@ def test_two_ranks_share_and_retry_trainings(root, tmp_path):
     protocol = training_protocol(options, "images")
     before = OracleMemo(tmp_path / "oracle.json", config=protocol_hash(protocol), writer=1)
     before.add(Trained(("defocus", "ringing"), status="failed", error="killed"))
-    ranks = [multiprocessing.get_context("fork").Process(target=_rank, args=(k, options, tmp_path)) for k in (0, 1)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=60)
-    assert [p.exitcode for p in ranks] == [0, 0]
+    call_on_ranks(2, _rank, options, tmp_path)
     found = [read_json(tmp_path / f"found.{k}.json") for k in (0, 1)]
     assert found[0] == found[1] == {"singles": dict.fromkeys(NAMES, 29.0), "drop": 1.0, "parallel": 2}
     calls = [tuple(names) for k in (0, 1) for names in read_jsonl(tmp_path / f"calls.{k}.jsonl")]
@@ -245,7 +241,6 @@ def test_processes_know_the_users_files_and_say_when_one_is_killed(root, tmp_pat
     assert len(read_json(tmp_path / "oracle.json")["trainings"]) == 2
 
 
-@pytest.mark.slow  # two fresh processes import torch
 def _say_pid_and_wait(folder):
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(120)
@@ -253,15 +248,14 @@ def _say_pid_and_wait(folder):
 
 def _parent_of_a_worker(folder):
     with ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn"), initializer=trainings._start_worker, initargs=(1, [], [])
+        1, mp_context=multiprocessing.get_context("fork"), initializer=trainings._start_worker, initargs=(1, [], [])
     ) as pool:
         pool.submit(_say_pid_and_wait, folder).result()
 
 
 def test_a_worker_leaves_when_its_parent_is_killed(tmp_path):
     """A second writer in the folder of a resumed training would spoil it."""
-    parent = multiprocessing.get_context("spawn").Process(target=_parent_of_a_worker, args=(tmp_path,))
-    parent.start()
+    parent = fork(_parent_of_a_worker, tmp_path)
     pid = tmp_path / "pid"
     wait_until(lambda: pid.exists() and pid.read_text() != "", "the worker begins", seconds=90)
     worker = Path(f"/proc/{pid.read_text()}")
@@ -322,13 +316,7 @@ def test_two_ranks_compare_as_one_does(root, tmp_path):
     run |= {"groups": [NAMES[:2], NAMES[2:]], "arms": ["mixed", "grouped", "random"]}
     alone, shared = (options_of(root, name, run) for name in ("compare_alone", "compare_shared"))
     make_runner(alone, context()).run()
-    spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=_compare_on_rank, args=(k, shared, tmp_path)) for k in (0, 1)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=120)
-    assert [p.exitcode for p in ranks] == [0, 0]
+    call_on_ranks(2, _compare_on_rank, shared, tmp_path)
     found = [read_json(root / f"experiments/compare_{name}/comparison.json") for name in ("alone", "shared")]
     assert [(r["arm"], r["groups"]) for r in found[0]["runs"]] == [(r["arm"], r["groups"]) for r in found[1]["runs"]]
     for one, two in zip(found[0]["runs"], found[1]["runs"], strict=True):

@@ -1,12 +1,12 @@
 """Loss weightings see the whole batch: two ranks, or two micro batches, make the step that one process makes."""
 
-import socket
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.processes import call_on_ranks
 from tgsr.data.batch import Batch
 from tgsr.losses.pixel import L1Loss
 from tgsr.methods.rebalancing.weighting import DynamicWeightAverage, GeometricLossStrategy, RandomLossWeighting
@@ -49,23 +49,18 @@ def gradient(kind, cuts, *, rank=0, world_size=1):
     return torch.cat([p.grad.flatten() for p in net.parameters()])
 
 
-def one_rank(rank, port, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
+def one_rank(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         found = {kind: gradient(kind, [CUTS[2][rank]], rank=rank, world_size=2) for kind in KINDS}
         torch.save(found, f"{folder}/{rank}.pth")
+        torch.distributed.barrier()  # nobody leaves while the other still listens
     finally:
         torch.distributed.destroy_process_group()
 
 
 def test_two_ranks_step_like_one_process(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(one_rank, args=(port, str(tmp_path)), nprocs=2)
+    call_on_ranks(2, one_rank, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1))
     whole = {kind: gradient(kind, CUTS[1]) for kind in KINDS}
     for kind in KINDS:

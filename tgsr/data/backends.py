@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -116,7 +117,7 @@ class FileSource(ImageSource):
             found = list_images(root)
             files += found
             names += [prefix + f.relative_to(root).as_posix() for f in found]
-        twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise DataError(f"two folders hold the same name {twice[0]}", place=str(roots[0]))
         return FileSource(files, names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +64,7 @@ class TaskSet(Sequence[Task]):
         if not tasks:
             raise DataError("a task set needs at least one task", remedy="ask for num_tasks >= 1")
         names = [t.name for t in tasks]
-        twice = sorted({n for n in names if names.count(n) > 1})
+        twice = sorted(n for n, count in Counter(names).items() if count > 1)
         if twice:
             raise DataError(f"task names occur twice: {', '.join(twice[:5])}")
         self._tasks = tuple(tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,7 +179,7 @@ def _check_names(names: Sequence[str], settings: Mapping[str, Any]) -> None:
         raise ConfigError("degradations is empty", remedy="name at least one, or leave it out for the eleven of GRIDS")
     for name in names:
         NAMED.get(name)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ConfigError(f"degradations names {', '.join(twice)} twice", remedy="name each degradation once")
     for name in settings:
