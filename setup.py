@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 REQUIREMENTS = [r for r in (ROOT / "requirements.txt").read_text().splitlines() if r and not r.startswith("#")]
 EXTRAS = {
+    # basicsr brings tb-nightly, which lays its files over tensorboard's and imports what setuptools 81 has removed
+    "basicsr": ['basicsr>=1.4.2; python_version < "3.13"', "setuptools<81"],
     "lmdb": ["lmdb"],
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "wandb": ["wandb"],
@@ -27,7 +29,7 @@ setup(
     extras_require={
         **EXTRAS,
         "all": [r for part in EXTRAS.values() for r in part],
-        "test": ["pytest", "pytest-timeout", "lmdb", "jsonschema", "ruff"],
+        "test": ["pytest", "pytest-timeout", "lmdb", "jsonschema", "ruff", *EXTRAS["basicsr"]],
     },
     entry_points={"console_scripts": ["tgsr=tgsr.cli:main"]},
 )

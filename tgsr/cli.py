@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong arguments m
 
 logger = logging.getLogger("tgsr")
 EXIT_USER_ERROR = 2
+MEND_TENSORBOARD = "pip uninstall -y tb-nightly tensorboard && pip install tensorboard"
 
 
 def _option_arguments(parser: argparse.ArgumentParser) -> None:
@@ -405,6 +406,8 @@ def _env(arguments: argparse.Namespace) -> int:
             print(f"{package} {metadata.version(package)}")  # noqa: T201
         except metadata.PackageNotFoundError:
             print(f"{package} not installed")  # noqa: T201
+    if any(distribution.name == "tb-nightly" for distribution in metadata.distributions()):
+        print(f"tensorboard does not start beside basicsr's tb-nightly: {MEND_TENSORBOARD}")  # noqa: T201
     print(f"OpenCV {cv2.__version__}")  # noqa: T201 - from any of its four packages
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"CPU threads {torch.get_num_threads()}, GPUs: {', '.join(devices) or 'none'}")  # noqa: T201

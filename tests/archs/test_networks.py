@@ -273,7 +273,7 @@ def test_unknown_name_and_missing_basicsr(monkeypatch):
         raise ImportError("No module named 'basicsr'")
 
     monkeypatch.setattr(adapter, "import_basicsr", absent)
-    with pytest.raises(ConfigError, match=r"'EDSR' is basicsr's.*pip install basicsr"):
+    with pytest.raises(ConfigError, match=r"'EDSR' is basicsr's.*pip install -e '\.\[basicsr\]'"):
         ARCHS.get("EDSR")
     with pytest.raises(ConfigError, match="did you mean 'RRDBNet'"):
         ARCHS.get("RRDBnett")

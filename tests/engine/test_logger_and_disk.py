@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import json
 import os
 import sys
+import time
+import urllib.request
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -55,6 +60,30 @@ def test_tensorboard_has_the_curves_of_the_log(tmp_path):
     logged = [(e["iter"], pytest.approx(e["losses"]["pixel"])) for e in events(tmp_path, "train")]
     assert written == logged
     assert [e.step for e in curves.Scalars("val/metrics/psnr")] == [6]
+    assert_tensorboard_serves(tmp_path / "experiments", "toy/tb_logger", "train/losses/pixel", written)
+
+
+def assert_tensorboard_serves(folder, name, tag, points):
+    """Starts TensorBoard as its command does, and loads the page and the data of one curve."""
+    from tensorboard import default, program
+
+    # tb-nightly, which basicsr brings, registers the plugins of packages a second time (README says how to mend it)
+    mended = all(distribution.name != "tb-nightly" for distribution in importlib.metadata.distributions())
+    server = program.TensorBoard(plugins=default.get_plugins() if mended else default.get_static_plugins())
+    server.configure(argv=["", "--logdir", str(folder), "--port", "0", "--load_fast", "false"])
+    address = server.launch()
+
+    def get(path):
+        with urllib.request.urlopen(address + path, timeout=20) as answer:
+            return answer.read().decode()
+
+    assert "TensorBoard" in get("")
+    deadline = time.monotonic() + 20
+    while name not in (tags := json.loads(get("data/plugin/scalars/tags"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tag in tags[name]
+    curve = json.loads(get(f"data/plugin/scalars/scalars?run={quote(name)}&tag={quote(tag)}"))
+    assert [(step, value) for _, step, value in curve] == points
 
 
 def test_absent_wandb_is_told_before_training(tmp_path, monkeypatch):

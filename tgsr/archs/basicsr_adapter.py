@@ -40,7 +40,7 @@ def lookup(name: str) -> type[nn.Module] | None:
         if name in KNOWN:
             raise ConfigError(
                 f"the network '{name}' is basicsr's, which cannot be imported ({error})",
-                remedy="pip install basicsr, or take a network of tgsr",
+                remedy="pip install -e '.[basicsr]' in tgsr's folder, or take a network of tgsr",
             ) from None
         return None
     found = next((table[key] for key in (name, f"{name}_basicsr") if key in table), None)

@@ -17,6 +17,7 @@ from tgsr.engine.logger import pretty, progress
 from tgsr.engine.validation import validate
 from tgsr.models.base import StepResult
 from tgsr.utils.errors import UserError
+from tgsr.utils.threads import usable_cpus
 
 if TYPE_CHECKING:
     from tgsr.engine.trainer import Trainer
@@ -128,6 +129,7 @@ class LogHook(Hook):
     def __init__(self, *, every: int) -> None:
         self.every = every
         self._bar: Any = None
+        self._told_of_waiting = False
 
     def before_train(self, trainer: Trainer) -> None:
         self.ledger = TaskLedger(trainer.tasks.names, trainer.context)
@@ -175,8 +177,19 @@ class LogHook(Hook):
             if self._bar.disable:
                 left = (trainer.total_iter - trainer.iteration) * trainer.batch_size / content["images_per_s"]
                 logger.info("iter %d/%d  %s  ETA %ds", trainer.iteration, trainer.total_iter, line, left)
-            if content["data_share"] > 0.2 and seconds > 5:
-                logger.info("%.0f %% of the time went into waiting for data", 100 * content["data_share"])
+            if content["data_share"] > 0.2 and seconds > 5 and not self._told_of_waiting:
+                self._told_of_waiting = True
+                logger.info("%.0f %% of the time went into waiting for data; %s", *_about_waiting(trainer, content))
+
+
+def _about_waiting(trainer: Trainer, content: Mapping[str, Any]) -> tuple[float, str]:
+    """Percent of the time that went into waiting for data, and what would shorten it."""
+    workers = trainer.options.datasets.train.num_worker_per_gpu  # type: ignore[union-attr]
+    if workers < usable_cpus() // trainer.context.world_size:
+        remedy = f"raise datasets.train.num_worker_per_gpu ({workers} now, with {usable_cpus()} CPUs)"
+    else:
+        remedy = "the CPUs are the limit: pack the images into crops (docs/data.md), or degrade on a GPU"
+    return 100 * content["data_share"], remedy
 
 
 class ValidationHook(Hook):

@@ -29,6 +29,34 @@ def usable_cpus(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = P
     return max(1, min([count, *(math.ceil(quota) for quota in _quotas(cgroup_root, membership))]))
 
 
+def crowding(num_threads: int, load: Path = Path("/proc/loadavg")) -> str | None:
+    """Why so many threads will take turns here, and what helps; None where they will not.
+
+    The number of threads itself does not follow the load: it changes the last digits of sums, and a run that is resumed
+    on a quieter machine must go on to the same weights.
+    """
+    cpus, machine = usable_cpus(), os.cpu_count() or 1
+    if num_threads > cpus:
+        share = f"{cpus} CPU{'s' if cpus > 1 else ''}"
+        return f"{num_threads} threads take turns on {share}; set num_threads (or OMP_NUM_THREADS) to {cpus}"
+    busy = _busy_threads(load)
+    if busy + num_threads < 1.5 * machine or busy < 1:
+        return None
+    return (
+        f"other processes want {busy:.0f} of this machine's {machine} CPUs, and this run gets a share of them; "
+        "fewer runs at once finish sooner"
+    )
+
+
+def _busy_threads(load: Path) -> float:
+    """Threads that want a processor, over the last minute and now, whichever is less, without this one."""
+    try:
+        minute, _, _, now, *_ = load.read_text().split()
+        return min(float(minute), float(now.split("/")[0]) - 1)
+    except (OSError, ValueError):
+        return 0.0
+
+
 def _quotas(root: Path, membership: Path) -> Iterator[float]:
     """The quotas, in CPUs, of this process's control group and all above it."""
     try:
