@@ -13,8 +13,9 @@ from tests.engine.toy import make_images, toy_options, write_options
 from tgsr.cli import main
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
-from tgsr.engine.runner import Chain, make_runner
+from tgsr.engine.runner import make_runner
 from tgsr.engine.stages import Train
+from tgsr.study.study import Chain
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,10 @@ import pytest
 import tgsr.methods  # noqa: F401 - registers networks, losses and stages
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
-from tgsr.engine.runner import Chain, make_runner
+from tgsr.engine.runner import make_runner
 from tgsr.study.paper import beside_results
 from tgsr.study.printed import printed
+from tgsr.study.study import Chain
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,12 @@ from tgsr.config.options import load_options
 from tgsr.data.benchmark import verify_benchmark
 from tgsr.engine import build
 from tgsr.engine.context import Context
-from tgsr.engine.runner import Chain, make_runner
+from tgsr.engine.runner import make_runner
 from tgsr.methods.rebalancing.references import COMPARED, protocol_of
 from tgsr.report.artefacts import Metrics
 from tgsr.study.paper import beside_results
 from tgsr.study.printed import printed
+from tgsr.study.study import Chain
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

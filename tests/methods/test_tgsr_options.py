@@ -7,7 +7,8 @@ import pytest
 import tgsr.methods  # noqa: F401 - registers the stages
 from tgsr.config.options import input_paths, load_options
 from tgsr.engine.context import Context
-from tgsr.engine.runner import Chain, make_runner
+from tgsr.engine.runner import make_runner
+from tgsr.study.study import Chain
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = sorted((ROOT / "options" / "tgsr").glob("*.yml"))

@@ -20,7 +20,7 @@ from tgsr.config.bind import INTERNAL, bind, is_output, join_problems, section_p
 from tgsr.config.compat import translate
 from tgsr.config.json_schema import json_schema
 from tgsr.config.overrides import apply_overrides
-from tgsr.config.schema import Options
+from tgsr.config.schema import Options, Source
 from tgsr.config.spec import FrozenDict, Spec
 from tgsr.config.yaml_loader import COMMAND_LINE, PlacedDict, interpolate, load_yaml
 from tgsr.utils.errors import ConfigError
@@ -75,8 +75,22 @@ def load_options(
     Raises:
         ConfigError: all problems that can be seen without touching data or a device.
     """
+    overrides = tuple(overrides)
     data = load_yaml(path)
     apply_overrides(data, overrides)
+    run = data.get("run")
+    has_stages = isinstance(run, PlacedDict) and isinstance(run.get("stages"), PlacedDict)
+    source = Source(data.copy(), overrides) if has_stages else None
+    return replace(bind_options(data, debug=debug, notes=notes), source=source)
+
+
+def bind_options(data: PlacedDict, *, debug: bool = False, notes: list[str] | None = None) -> Options:
+    """The second half of `load_options`: what an option file says, as data with places, checked and frozen.
+
+    Args:
+        data: is changed.
+        debug, notes: see `load_options`.
+    """
     interpolate(data)
     translation_notes = translate(data)
     if notes is not None:

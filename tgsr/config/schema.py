@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tgsr.config.spec import FrozenDict, Kind, NonNegativeInt, OutputPath, PositiveInt, Range, Spec
+from tgsr.config.yaml_loader import PlacedDict
 
 NetworkSpec = Annotated[Spec, Kind("tgsr.archs:ARCHS")]
 SpaceSpec = Annotated[Spec, Kind("tgsr.degradations.base:SPACES")]
@@ -154,6 +155,21 @@ class LoggerOptions:
 
 
 @dataclass(frozen=True)
+class Source:
+    """An option file before it is checked: what a study makes its stages from.
+
+    Attributes:
+        data: merged, with places; neither interpolated nor translated.
+        overrides: of the command line, which are in `data` too.
+        moved: beginning of a path -> what a rehearsal puts in its place.
+    """
+
+    data: PlacedDict
+    overrides: tuple[str, ...] = ()
+    moved: Mapping[str, str] = field(default_factory=FrozenDict)
+
+
+@dataclass(frozen=True)
 class Options:
     """One option file."""
 
@@ -187,3 +203,5 @@ class Options:
         default_factory=FrozenDict, compare=False, repr=False, metadata={"internal": True}
     )
     """Where each key was written (`train.lr` -> `file:line`), for messages; not an option."""
+    source: Source | None = field(default=None, compare=False, repr=False, metadata={"internal": True})
+    """The file as it was read, where it has stages; not an option."""

@@ -276,3 +276,26 @@ class CheckpointHook(Hook):
 
     def after_train(self, trainer: Trainer) -> None:
         trainer.writer.wait()
+
+
+class StepClock(Hook):
+    """What one iteration takes: the mean over all but the first, which compiles and fills caches."""
+
+    def __init__(self) -> None:
+        self.seconds_per_step: float | None = None
+        self._start = self._steps = 0.0
+
+    def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
+        self._steps += 1
+        if self._steps == 1:
+            self._start = self._now(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if self._steps > 1:
+            self.seconds_per_step = (self._now(trainer) - self._start) / (self._steps - 1)
+
+    @staticmethod
+    def _now(trainer: Trainer) -> float:
+        if trainer.context.device.type == "cuda":
+            torch.cuda.synchronize(trainer.context.device)
+        return time.perf_counter()

@@ -1,38 +1,30 @@
-"""Runner: one stage that an option file describes; and the chain of several."""
+"""Runner: one stage that an option file describes, and what tells whether it is done."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import shlex
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal
 
-from tgsr.config.bind import join_problems
-from tgsr.config.options import (
-    folder_of,
-    input_paths,
-    load_options,
-    missing_files,
-    options_hash,
-    output_paths,
-    place_of,
-    training_hash,
-)
+from tgsr.config.options import input_paths, missing_files, options_hash, output_paths, training_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
-from tgsr.config.yaml_loader import COMMAND_LINE
 from tgsr.engine.context import Context
-from tgsr.utils.errors import ConfigError, DataError, UserError
-from tgsr.utils.files import file_digest, read_json, write_json
+from tgsr.engine.smallest import short
+from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.files import file_digest, folder_size, read_json, write_json
+from tgsr.utils.memory import peak_memory
 from tgsr.utils.registry import Registry
 
 logger = logging.getLogger("tgsr")
 RUNNERS = Registry("stage", package="tgsr.engine")
 _TRAINING = Spec(Kind("tgsr.engine.runner:RUNNERS", runtime=("options", "context")), "Train")
-A, B = TypeVar("A"), TypeVar("B")
 
 
 class Runner(ABC):
@@ -46,6 +38,16 @@ class Runner(ABC):
     continues_other_options = True
     """Whether the stage itself tells which of its work counts after its options have changed, as those with memos do;
     otherwise a chain starts it afresh."""
+    product: ClassVar[str] = ""
+    """The file below `experiments/<name>` that `@stage` in a study stands for; empty: the folder."""
+    in_results: ClassVar[bool] = False
+    """The product lies below `results/<name>`."""
+    runs_stages: ClassVar[bool] = False
+    """It runs other stages, each with a marker of its own, and has no work to mark as done."""
+    SMALLEST: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of `run:` in a rehearsal: the smallest at which the stage still makes its product."""
+    seconds_per_unit: float | None = None
+    """After `run`: what one of `units` took, without the time to start; None: the stage does not know."""
 
     def __init__(self, *, options: Options, context: Context) -> None:
         self.options, self.context = options, context
@@ -82,11 +84,62 @@ class Runner(ABC):
         files."""
         return []
 
+    def units(self) -> tuple[float, str]:
+        """The stage's budget and its unit, such as `(20000, "iterations")`: what its time is proportional to."""
+        return 1, "stage"
+
+    def files_kept(self) -> int:
+        """How many checkpoints the stage keeps: what its disk is proportional to."""
+        return 1
+
+    @classmethod
+    def smallest(cls, options: Options) -> Options:
+        """The same stage at the smallest budget at which it still makes its product, for rehearsals."""
+        return short(options, cls.SMALLEST)
+
 
 def make_runner(options: Options, context: Context) -> Runner:
     """The stage that an option file describes; plain training when it names none."""
     spec = options.run or _TRAINING
     return spec.build(options=options, context=context)
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a stage is.
+
+    Attributes:
+        word: `done`, `stale` (done, but what it reads or its options have changed since), `partial` or `to do`.
+        why: what has changed.
+        starts_afresh: whether a new start moves aside what is there instead of going on with it.
+        marker: the content of the `stage.json` of a done stage.
+        inputs: digests of what it reads now.
+    """
+
+    word: Literal["done", "stale", "partial", "to do"]
+    why: str = ""
+    starts_afresh: bool = False
+    marker: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def stage_state(options: Options, *, is_in_chain: bool = False) -> State:
+    """What the folder of a stage tells."""
+    folder = Path(options.path.experiments_root) / options.name
+    inputs, marked = input_digests(options), _read_marker(folder / "stage.json")
+    if marked is None:
+        return State("partial" if folder.exists() else "to do", inputs=inputs)
+    if marked.get("options") == options_hash(options):
+        known = marked.get("inputs")
+        changed = [] if known is None else [name for name, digest in inputs.items() if known.get(name) != digest]
+        if changed:
+            why = f"what it reads has changed: {', '.join(changed)}"
+            return State("stale", why, starts_afresh=True, marker=marked, inputs=inputs)
+        if known is not None or not inputs:
+            return State("done", marker=marked, inputs=inputs)
+        return State("partial", marker=marked, inputs=inputs)
+    afresh = is_in_chain and _has_other_weights(marked, options)
+    return State("stale", "its options have changed", starts_afresh=afresh, marker=marked, inputs=inputs)
 
 
 def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) -> bool:
@@ -99,45 +152,55 @@ def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) 
     Returns:
         Whether it is done; False when it was asked to stop.
     """
-    if options.run is not None and options.run.type == "Chain":
+    if RUNNERS.get((options.run or _TRAINING).type).runs_stages:
         return _run(options, context)
-    marker = Path(options.path.experiments_root) / options.name / "stage.json"
-    inputs = context.from_main(input_digests(options) if context.is_main else {})
-    marked = _read_marker(marker) if context.auto_resume else None
-    found = marked if marked is not None and marked.get("options") == options_hash(options) else None
-    known = None if found is None else found.get("inputs")
-    changed = [] if known is None else [name for name, digest in inputs.items() if known.get(name) != digest]
-    if found is not None and not changed and (known is not None or not inputs):
+    state = context.from_main(stage_state(options, is_in_chain=is_in_chain) if context.is_main else None)
+    if context.auto_resume and state.word == "done":
         logger.info("%s is done already", options.name)
         return True
     auto_resume = context.auto_resume
-    if changed:
-        logger.warning("%s starts afresh, since what it reads has changed: %s", options.name, ", ".join(changed))
-        context.auto_resume = False
-    elif is_in_chain and found is None and _has_other_weights(marked, options):
-        logger.warning("%s starts afresh, since its options have changed", options.name)
+    if auto_resume and state.starts_afresh:
+        logger.warning("%s starts afresh, since %s", options.name, state.why)
         context.auto_resume = False
     try:
-        return _run(options, context, marker=marker, inputs=inputs)
+        return _run(options, context, inputs=state.inputs)
     finally:
         context.auto_resume = auto_resume
 
 
-def _run(
-    options: Options, context: Context, *, marker: Path | None = None, inputs: Mapping[str, str] | None = None
-) -> bool:
-    make_runner(options, context).run()
+def _run(options: Options, context: Context, *, inputs: Mapping[str, str] | None = None) -> bool:
+    """Run it; with `inputs`, mark it as done with what it read."""
+    runner, start = make_runner(options, context), time.perf_counter()
+    runner.run()
     if context.should_stop():
         return False
     context.barrier()
     if context.is_main:
-        if marker is not None:
+        if inputs is not None:
             hashes = {"options": options_hash(options), "training": training_hash(options)}
-            write_json(marker, {"schema": "tgsr.stage", "version": 1, **hashes, "inputs": inputs})
+            cost = _cost(runner, time.perf_counter() - start)
+            marker = {"schema": "tgsr.stage", "version": 1, **hashes, "inputs": inputs, "cost": cost}
+            write_json(runner.folder / "stage.json", marker)
         if context.after_stage is not None:
             context.after_stage(options)
     context.barrier()
     return True
+
+
+def _cost(runner: Runner, seconds: float) -> dict[str, Any]:
+    """What the last start of a stage took, for the plan of others."""
+    units, unit = runner.units()
+    return {
+        "seconds": round(seconds, 2),
+        "units": units,
+        "unit": unit,
+        "seconds_per_unit": runner.seconds_per_unit,
+        "peak_memory_gib": round(peak_memory(runner.context.device) / 2**30, 3),
+        "disk_gib": round(folder_size(runner.folder) / 2**30, 6),
+        "files_kept": runner.files_kept(),
+        "device": runner.context.device.type,
+        "ranks": runner.context.world_size,
+    }
 
 
 def _read_marker(marker: Path) -> dict[str, Any] | None:
@@ -156,123 +219,23 @@ def _has_other_weights(marked: Mapping[str, Any] | None, options: Options) -> bo
 
 
 def input_digests(options: Options) -> dict[str, str]:
-    """What the options name of earlier stages: place of a file below the experiments root -> digest of its content.
+    """What the options name of earlier stages: place below the experiments root -> digest of its content.
 
-    What lies in the stage's own folder is its own work and not among them.
+    Of a folder it is what the stage that made it was made from. What lies in the stage's own folder is its own work
+    and not among them.
     """
     root = Path(options.path.experiments_root).resolve()
     own, found = root / options.name, {}
     for _, named in input_paths(options):
         path = named.resolve()
-        if path.is_relative_to(root) and not path.is_relative_to(own) and path.is_file():
+        if not path.is_relative_to(root) or path.is_relative_to(own) or path == root:
+            continue
+        if path.is_file():
             found[path.relative_to(root).as_posix()] = file_digest(path)
+        elif path.is_dir():
+            above = [f / "stage.json" for f in (path, *path.parents) if f.is_relative_to(root)]
+            marker = next((_read_marker(f) for f in above if f.exists()), None)
+            if marker is not None:
+                text = json.dumps([marker.get("options"), marker.get("inputs")], sort_keys=True)
+                found[path.relative_to(root).as_posix()] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return dict(sorted(found.items()))
-
-
-@RUNNERS.register()
-class Chain(Runner):
-    """Stages one after the other, each from its own option file; done ones are skipped on restart.
-
-    Args:
-        stages: option files, relative to the working folder or to the file that names them; `file.yml key=value ...`
-            overrides options of one stage, a value with spaces in quotes.
-    """
-
-    def __init__(self, *, options: Options, context: Context, stages: list[str]) -> None:
-        super().__init__(options=options, context=context)
-        if not stages:
-            raise ConfigError("a chain needs at least one stage", place=place_of(options, "run.stages"))
-        self.stages = stages
-
-    def load(self) -> list[Options]:
-        """Options of all stages, so that a mistake in the last one is found before the first one runs.
-
-        Raises:
-            ConfigError: the mistakes of all stages, a line each with the stage's place.
-        """
-        places: dict[tuple[Path, str], str] = {}
-
-        def load_stage(number: int, stage: str) -> Options:
-            file, overrides = self._parse(stage)
-            options = load_options(file, overrides, debug=self.context.debug)
-            if options.run is not None and options.run.type == "Chain" and options.name == self.options.name:
-                raise ConfigError("a chain cannot be a stage of itself")
-            place = self._place(number)
-            first = places.setdefault((file.resolve(), options.name), place)
-            if first != place:
-                raise ConfigError(
-                    f"'{file}' under the name '{options.name}' is a stage already ({first})",
-                    remedy="remove one, or add name=OTHER",
-                )
-            return options
-
-        return self._for_each(self.stages, load_stage)
-
-    def run(self) -> None:
-        self.context.auto_resume = True
-        stages = self.load()
-        for number, options in enumerate(stages, 1):
-            logger.info("stage %d of %d: %s", number, len(stages), options.name)
-            if not run_stage(options, self.context, is_in_chain=True):
-                return
-
-    def outputs(self) -> list[Path]:
-        return [path for runner in self._runners() for path in runner.outputs()]
-
-    def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
-        """Those of all stages, without what earlier ones make; each once, at the first stage that lacks it."""
-        runners = self._runners()
-        outputs = [runner.outputs() for runner in runners]
-        found: dict[str, tuple[ConfigError, list[int]]] = {}
-        for number, runner in enumerate(runners):
-            before, after = (list(chain.from_iterable(part)) for part in (outputs[:number], outputs[number:]))
-            for problem in runner.missing_files([*made, *before], [*after, *later]):
-                found.setdefault(str(problem), (problem, []))[1].append(number)
-        missing = []
-        for problem, (first, *others) in found.values():
-            stages = self._place(first) + (f" and {len(others)} more" if others else "")
-            missing.append(_in_stage(str(problem), stages))
-        return missing
-
-    def check(self) -> list[str]:
-        """What the first stage says; later ones may need what it makes."""
-        return self._runners()[0].check()
-
-    def _runners(self) -> list[Runner]:
-        return self._for_each(self.load(), lambda _, options: make_runner(options, self.context))
-
-    def _parse(self, stage: str) -> tuple[Path, list[str]]:
-        """Option file and overrides of one entry."""
-        try:
-            words = shlex.split(stage)
-        except ValueError as error:
-            raise ConfigError(f"'{stage}': {error}", remedy="quote values with spaces, 'key=a b'") from None
-        if not words:
-            raise ConfigError("there is no option file here", remedy="give FILE.yml key=value ...")
-        named = Path(words[0]).expanduser()
-        beside = folder_of(self.options.places.get("run.stages", COMMAND_LINE)) / named
-        for path in (named, beside):
-            if path.exists():
-                return path, words[1:]
-        raise ConfigError("no such option file: " + " or ".join(dict.fromkeys([str(named), str(beside)])))
-
-    def _place(self, number: int) -> str:
-        return f"{place_of(self.options, 'run.stages')}[{number}]"
-
-    def _for_each(self, items: Sequence[A], work: Callable[[int, A], B]) -> list[B]:
-        """`work(number, item)` for every stage; ConfigError with the problems of all."""
-        done: list[B] = []
-        problems: list[ConfigError] = []
-        for number, item in enumerate(items):
-            try:
-                done.append(work(number, item))
-            except UserError as error:
-                problems += [_in_stage(line, self._place(number)) for line in str(error).splitlines()]
-        if problems:
-            raise join_problems(problems)
-        return done
-
-
-def _in_stage(line: str, place: str) -> ConfigError:
-    """A stage's problem with its place in the chain, which is also where the overrides of the stage stand."""
-    return ConfigError(line.removeprefix(f"{COMMAND_LINE}: "), place=place)

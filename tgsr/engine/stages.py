@@ -18,7 +18,7 @@ from tgsr.data.batch import Batch
 from tgsr.engine import build
 from tgsr.engine.checkpoint import move_aside
 from tgsr.engine.context import Context
-from tgsr.engine.hooks import Hook
+from tgsr.engine.hooks import Hook, StepClock
 from tgsr.engine.logger import pretty
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.tiling import TiledRestorer
@@ -45,6 +45,15 @@ class Train(Runner):
     trainer: Trainer
     measure = True
     continues_other_options = False
+    product = "models/net_g_latest.pth"
+
+    def units(self) -> tuple[float, str]:
+        return 0 if self.options.train is None else self.options.train.total_iter, "iterations"
+
+    def files_kept(self) -> int:
+        train, log = self.options.train, self.options.logger
+        made = 1 if train is None else -(-train.total_iter // log.save_checkpoint_freq) + 1
+        return made if log.keep_last is None else min(made, log.keep_last + 1)
 
     def hooks(self) -> list[Hook]:
         """In addition to the trainer's own."""
@@ -55,8 +64,10 @@ class Train(Runner):
         return missing_files(self.options, made=made)
 
     def run(self) -> None:
-        trainer = self.trainer = Trainer(self.options, self.context, hooks=self.hooks(), results=self.results)
+        clock = StepClock()
+        trainer = self.trainer = Trainer(self.options, self.context, hooks=[*self.hooks(), clock], results=self.results)
         trainer.run()
+        self.seconds_per_unit = clock.seconds_per_step
         if trainer.is_stopping or not self.measure or not trainer.val_sets:
             return
         write_metrics(

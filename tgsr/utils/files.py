@@ -138,3 +138,8 @@ def read_jsonl(path: Path | str) -> Iterator[Any]:
         except ValueError:
             if number != len(lines):
                 raise DataError(f"line {number} is damaged", place=str(path)) from None
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -55,6 +55,8 @@ class MakeTasks(Runner):
         seed: of the draw. None: `manual_seed`.
     """
 
+    product = "tasks.json"
+
     def __init__(
         self, *, options: Options, context: Context, num_tasks: PositiveInt, seed: NonNegativeInt | None = None
     ) -> None:
@@ -97,6 +99,7 @@ class GroupTasks(Runner):
     """
 
     continues_other_options = False
+    product = "groups.json"
 
     def __init__(
         self,

@@ -189,6 +189,8 @@ class IndicatorSweep(Runner):
         processes: per rank; None: one per core on a CPU, one on a GPU.
     """
 
+    product = "indicators.jsonl"
+
     def __init__(
         self,
         *,

@@ -1,0 +1,134 @@
+"""The plan of a study: what each stage still has to do, how long that will take, how much disk it needs.
+
+Times come from an earlier start of the same stage, or from a rehearsal (`--rehearse`) of it: what one unit of the
+stage's budget took there, times the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tgsr.engine.runner import Runner, State, stage_state
+from tgsr.utils.errors import DataError
+from tgsr.utils.files import read_json
+
+REHEARSAL = "rehearsal"
+"""Folder of rehearsals below the experiments and the results."""
+
+
+@dataclass
+class Entry:
+    """One stage of a plan.
+
+    Attributes:
+        name: of the stage.
+        state: how far it is.
+        units, unit: its budget.
+        seconds: how long it takes, or took; None: unknown.
+        gib: disk that it needs; None: unknown.
+        is_measured: the time is that of this very stage, not projected.
+    """
+
+    name: str
+    state: State
+    units: float
+    unit: str
+    seconds: float | None
+    gib: float | None
+    is_measured: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.state.word == "done"
+
+    @property
+    def budget(self) -> str:
+        """`20,000 iterations`."""
+        return f"{self.units:,.0f} {self.unit}"
+
+
+class Plan:
+    """The stages of a study, in order.
+
+    Args:
+        runners: the stages.
+    """
+
+    def __init__(self, runners: Sequence[Runner]) -> None:
+        self.entries = [_entry(runner) for runner in runners]
+
+    def note(self, number: int, runner: Runner) -> None:
+        """A stage has just been done."""
+        self.entries[number] = _entry(runner)
+
+    def seconds_left(self, first: int = 0) -> float | None:
+        """Of the stages from `first` on that are not done; None where the time of one of them is unknown."""
+        known = [e.seconds for e in self.entries[first:] if not e.is_done]
+        return None if None in known else sum(s for s in known if s is not None)
+
+    def lines(self) -> list[str]:
+        """A table for people: stage, state, budget, time, disk; and the sums."""
+        rows = [("stage", "state", "budget", "time", "disk")]
+        for e in self.entries:
+            gib = "?" if e.gib is None else f"{e.gib:.2g} GiB"
+            rows.append((e.name, e.state.word, e.budget, "?" if e.seconds is None else clock(e.seconds), gib))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        text = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
+        return [*text, self.summary()]
+
+    def summary(self) -> str:
+        """One line."""
+        todo = [e for e in self.entries if not e.is_done]
+        known = [e.seconds for e in todo if e.seconds is not None]
+        time = f"{clock(sum(known))} for {len(known)} of them" if known else "their time is unknown"
+        hint = "" if len(known) == len(todo) else "; --rehearse measures the others"
+        done = len(self.entries) - len(todo)
+        return f"{len(self.entries)} stages, {done} done, {len(todo)} to do: {time}{hint}" if todo else "all done"
+
+
+def _entry(runner: Runner) -> Entry:
+    options = runner.options
+    state = stage_state(options, is_in_chain=True)
+    units, unit = runner.units()
+    cost = state.marker.get("cost")
+    is_measured = isinstance(cost, Mapping) and cost.get("units") == units
+    if not is_measured:
+        cost = _cost_of(Path(options.path.experiments_root) / REHEARSAL / options.name) or cost
+    seconds = gib = None
+    if isinstance(cost, Mapping):
+        seconds = cost["seconds"] if is_measured else project(cost, units)
+        gib = cost.get("disk_gib", 0.0) * runner.files_kept() / max(cost.get("files_kept", 1), 1)
+    return Entry(options.name, state, units, unit, seconds, gib, is_measured)
+
+
+def project(cost: Mapping[str, Any], units: float) -> float:
+    """Seconds for so many units, from what a stage took for fewer: the time to start counts once."""
+    per_unit = cost.get("seconds_per_unit")
+    if per_unit is None:
+        return cost["seconds"] / max(cost["units"], 1) * units
+    start = max(0.0, cost["seconds"] - per_unit * cost["units"])
+    return start + per_unit * units
+
+
+def _cost_of(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        return read_json(folder / "stage.json").get("cost")
+    except DataError:
+        return None
+
+
+def clock(seconds: float) -> str:
+    """`4 s`, `12 min`, `3 h 20 min`, `5 d 4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
