@@ -118,6 +118,12 @@ def make_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="run the stage of an option file: training by default")
     _stage_arguments(train, check="check options, data, memory and gradients; train nothing")
     train.add_argument("--auto_resume", action="store_true", help="continue the experiment if it exists")
+    train.add_argument("--plan", action="store_true", help="print stages, budgets, times, disk and what is missing")
+    train.add_argument("--expand", type=Path, metavar="FOLDER", help="write every stage of a study as an option file")
+    train.add_argument(
+        "--rehearse", nargs="?", const="full", choices=["full", "tiny"],
+        help="run every stage at its smallest budget; tiny: narrow networks and small crops, too",
+    )  # fmt: skip
     train.set_defaults(run=_train)
 
     test = commands.add_parser("test", help="measure weights on the sets under datasets.val")
@@ -222,10 +228,37 @@ def _train(arguments: argparse.Namespace) -> int:
     code = 0
     if arguments.check:
         code = _check(make_runner(options, context))
+    elif arguments.plan or arguments.expand or arguments.rehearse:
+        code = _study(arguments, make_runner(options, context))
     else:
         run_stage(options, context)
     context.close()
     return code
+
+
+def _study(arguments: argparse.Namespace, runner: Runner) -> int:
+    """What can be done with a study besides running it."""
+    from tgsr.study.plan import Plan
+    from tgsr.study.rehearsal import Rehearsal
+    from tgsr.study.study import Stages, Study
+
+    if arguments.plan:
+        if runner.context.is_main:
+            plan = Plan(runner.runners() if isinstance(runner, Stages) else [runner])
+            missing = [f"missing: {problem}" for problem in runner.missing_files()]
+            print("\n".join([*plan.lines(), *missing]))  # noqa: T201
+        return 0
+    if not isinstance(runner, Study):
+        raise UserError("this is no study", place=arguments.opt, remedy="give a file with run: {type: Study, ...}")
+    if arguments.expand:
+        for path in runner.expand(arguments.expand) if runner.context.is_main else ():
+            print(path)  # noqa: T201
+        return 0
+    rehearsal = Rehearsal(runner, is_tiny=arguments.rehearse == "tiny")
+    rehearsal.run()
+    for outcome in rehearsal.failed:
+        print(f"{outcome.name}: {outcome.word}: {outcome.why}", file=sys.stderr)  # noqa: T201
+    return EXIT_USER_ERROR if rehearsal.failed else 0
 
 
 def _check(runner: Runner) -> int:

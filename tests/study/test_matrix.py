@@ -128,7 +128,7 @@ def test_an_expanded_stage_is_an_ordinary_option_file(folder):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"@tasks"', '"@task"', "toy.yml:19: there is no stage 'task'; did you mean 'tasks' or 'tests'?"),
+        ('"@tasks"', '"@task"', "toy.yml:18: there is no stage 'task'; did you mean 'tasks'?"),
         ('"@tasks"', '"@tuned[small,1]"',
          "toy.yml:14: run.stages.tuned: stages wait for each other: toy/tuned-small-1 -> toy/tuned-small-1"),
         ("seed: [0, 1]", "seed: []", "toy.yml:10: run.axes.seed: an axis needs values: a list, or labels with options"),

@@ -119,7 +119,8 @@ def narrow(network: Spec | None) -> Spec | None:
 
 
 def _small_crops(dataset: Spec, scale: int) -> Spec:
-    sizes = {k: TINY_LQ * scale for k in ("gt_size", "degrade_size") if dataset.kwargs.get(k) is not None}
+    given = {k: dataset.kwargs.get(k) for k in ("gt_size", "degrade_size")}
+    sizes = {k: min(v, TINY_LQ * scale) for k, v in given.items() if v is not None}
     return with_arguments(dataset, sizes)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from tgsr.config.overrides import apply_overrides
 from tgsr.config.schema import Options, Source
+from tgsr.config.spec import Spec
 from tgsr.engine.runner import RUNNERS, run_stage
 from tgsr.engine.smallest import narrow, tiny
 from tgsr.report.builder import Report
@@ -33,6 +34,11 @@ class Outcome:
     name: str
     word: str
     why: str = ""
+
+
+def published_networks() -> dict[str, Spec]:
+    """Name below `weights/` -> its network."""
+    return {}
 
 
 class Rehearsal(Study):

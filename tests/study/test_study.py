@@ -1,0 +1,89 @@
+"""Studies run, skip what is done, go on after a stop, rehearse and plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.engine.toy import make_images, toy_options
+from tgsr.cli import main
+
+STUDY = """
+_base_: [base.yml]
+name: toy
+run:
+  type: Study
+  axes: {seed: [0, 1]}
+  stages:
+    pre: {}
+    tuned: {over: [seed], path: {pretrain_network_g: "@pre"}}
+    test: {run: Test, path: {pretrain_network_g: "@tuned[0]"}}
+"""
+GONE = "pre: {datasets: {train: {dataset: {dataroot_gt: gone}}}}"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "gt")
+    make_images(tmp_path / "val")
+    base = toy_options(Path())
+    del base["name"]
+    base["path"] = {}
+    base["train"]["total_iter"] = 4
+    (tmp_path / "base.yml").write_text(yaml.safe_dump(base))
+    (tmp_path / "toy.yml").write_text(STUDY)
+    return tmp_path
+
+
+def done(folder):
+    """Stage -> when it was marked as done."""
+    root = folder / "experiments"
+    return {p.parent.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in sorted(root.glob("**/stage.json"))}
+
+
+def test_a_study_runs_in_order_and_starts_afresh_what_has_changed(folder):
+    assert main(["train", "-opt", "toy.yml"]) == 0
+    first = done(folder)
+    assert list(first) == ["toy/pre", "toy/test", "toy/tuned-0", "toy/tuned-1"]
+    page = (folder / "results/toy/index.html").read_text()
+    assert "4 done" in page or "all done" in page
+    assert "toy/tuned-1" in page
+    assert main(["train", "-opt", "toy.yml"]) == 0
+    assert done(folder) == first
+    (folder / "toy.yml").write_text(STUDY.replace("tuned: {", "tuned: {train: {ema_decay: 0.75}, "))
+    assert main(["train", "-opt", "toy.yml"]) == 0
+    second = done(folder)
+    assert [name for name in first if second[name] == first[name]] == ["toy/pre"]
+
+
+def test_plan_and_rehearsal(folder, capsys):
+    assert main(["train", "-opt", "toy.yml", "--rehearse", "tiny"]) == 0
+    assert list(done(folder)) == [f"rehearsal/toy/{name}" for name in ("pre", "test", "tuned-0", "tuned-1")]
+    cost = json.loads((folder / "experiments/rehearsal/toy/pre/stage.json").read_text())["cost"]
+    assert cost["units"] == 3
+    assert cost["seconds_per_unit"] > 0
+    assert "toy/tuned-0" in (folder / "results/rehearsal/toy/index.html").read_text()
+    capsys.readouterr()
+    assert main(["train", "-opt", "toy.yml", "--plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["toy/pre", "to", "do", "4"]
+    assert lines[-1].startswith("4 stages, 0 done, 4 to do: ")
+    assert not (folder / "experiments/toy").exists()
+
+
+def test_what_fails_in_a_rehearsal_is_named_and_what_needs_it_left_out(folder, capsys):
+    (folder / "toy.yml").write_text(STUDY.replace("pre: {}", GONE))
+    assert main(["train", "-opt", "toy.yml", "--rehearse"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("toy/pre: failed: ") and "gone" in line for line in lines)
+    assert "toy/tuned-0: left out: needs toy/pre" in lines
+
+
+def test_plan_names_what_is_missing(folder, capsys):
+    (folder / "toy.yml").write_text(STUDY.replace("pre: {}", GONE))
+    assert main(["train", "-opt", "toy.yml", "--plan"]) == 0
+    assert "run.stages.pre: toy.yml:8: datasets.train.dataset.dataroot_gt = gone: no such" in capsys.readouterr().out
