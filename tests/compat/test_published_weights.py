@@ -43,10 +43,9 @@ THEIRS = {
     "realesr-animevideov3": ("srvgg_arch", "SRVGGNetCompact", SRVGG),
 }
 FEATURES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-pytestmark = pytest.mark.skipif(
-    not all((FOLDER / f"{name}.pth").is_file() for name in THEIRS),
-    reason=f"the published weights are not in {FOLDER}/ (TGSR_WEIGHTS names another folder)",
-)
+if not all((FOLDER / f"{name}.pth").is_file() for name in THEIRS):
+    missing = f"the published weights are not in {FOLDER}/ (TGSR_WEIGHTS names another folder)"
+    pytest.skip(missing, allow_module_level=True)
 
 
 def weights(name: str) -> Path:
