@@ -174,6 +174,10 @@ def test_sift_and_vgg_alternatives():
     vgg = VGGDescriptor(layer=4, pretrained=False)
     assert vgg.features(images).shape == (2, 64, 16, 16)
     assert vgg.stride == 2
+    shallow = VGGDescriptor(layer=15, vgg_type="vgg16", pretrained=False)
+    assert shallow.features(images).shape == (2, 256, 8, 8)
+    with pytest.raises(ConfigError, match="vgg16 has no layer 31"):
+        VGGDescriptor(layer=31, vgg_type="vgg16", pretrained=False)
 
 
 def test_matrix_symmetric_saved_and_refused(tmp_path):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tgsr.config.spec import Kind, Spec
+from tgsr.losses.perceptual import VGG, VGGFeatures, vgg_layer_names
 from tgsr.models.weights import load_into
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.registry import Registry, did_you_mean
@@ -142,35 +143,21 @@ class NetworkDescriptor(LayerDescriptor):
 
 @DESCRIPTORS.register("vgg")
 class VGGDescriptor(LayerDescriptor):
-    """VGG-19 features, an alternative that the paper finds wanting (Table 2b).
+    """Features of a VGG for ImageNet, an alternative that the paper finds wanting (Table 2b).
 
     Args:
-        layer: index of the layer in torchvision's `features`; 35 is ReLU5_4, 16 the last of stage 3.
+        layer: index of the layer in torchvision's `features`; of VGG-19 35 is ReLU5_4, 17 the last of stage 3.
+        vgg_type: which VGG; the paper's is VGG-19.
         pretrained: ImageNet weights from the torch.hub cache; False: random weights, for tests.
     """
 
-    def __init__(self, *, layer: int = 17, pretrained: bool = True) -> None:
-        from torchvision.models import VGG19_Weights, vgg
-
+    def __init__(self, *, layer: int = 17, vgg_type: VGG = "vgg19", pretrained: bool = True) -> None:
+        names = vgg_layer_names(vgg_type)
+        if not 0 <= layer < len(names):
+            raise ConfigError(f"{vgg_type} has no layer {layer}", remedy=f"use 0 to {len(names) - 1}")
         torch.manual_seed(seed63(0, "descriptor-init"))
-        net = vgg.make_layers(vgg.cfgs["E"])
-        if pretrained:
-            try:
-                state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
-            except OSError as error:
-                raise ConfigError(
-                    f"the weights of VGG-19 cannot be had: {error}",
-                    remedy="put vgg19-dcbb9e9d.pth into the folder checkpoints of torch.hub's cache",
-                ) from error
-            prefix = "features."
-            net.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-        super().__init__(net, str(layer))
-        self._json = {"type": "vgg", "layer": layer, "pretrained": pretrained}
-        self.mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        self.std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return super().features((images - self.mean.to(images.device)) / self.std.to(images.device))
+        super().__init__(VGGFeatures([names[layer]], vgg_type=vgg_type, pretrained=pretrained), f"body.{layer}")
+        self._json = {"type": "vgg", "layer": layer, "vgg_type": vgg_type, "pretrained": pretrained}
 
     def to_json(self) -> dict[str, Any]:
         return dict(self._json)
