@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -204,7 +205,9 @@ def _load(arguments: argparse.Namespace, notes: list[str] | None = None) -> Opti
     return load_options(arguments.opt, arguments.force_yml, debug=arguments.debug, notes=notes)
 
 
-def _context(arguments: argparse.Namespace, options: Options) -> Context:
+@contextmanager
+def _context(arguments: argparse.Namespace, options: Options) -> Iterator[Context]:
+    """This process among the others, from their meeting to their leave."""
     from tgsr.engine.context import Context, set_up_logging
 
     context = Context.create(
@@ -217,23 +220,25 @@ def _context(arguments: argparse.Namespace, options: Options) -> Context:
     )
     set_up_logging(rank=context.rank)
     context.after_stage = _write_report
-    return context
+    try:
+        yield context
+    except BaseException:
+        context.fail()
+        raise
+    context.close()
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from tgsr.engine.runner import make_runner, run_stage
 
     options = _load(arguments)
-    context = _context(arguments, options)
-    code = 0
-    if arguments.check:
-        code = _check(make_runner(options, context))
-    elif arguments.plan or arguments.expand or arguments.rehearse:
-        code = _study(arguments, make_runner(options, context))
-    else:
+    with _context(arguments, options) as context:
+        if arguments.check:
+            return _check(make_runner(options, context))
+        if arguments.plan or arguments.expand or arguments.rehearse:
+            return _study(arguments, make_runner(options, context))
         run_stage(options, context)
-    context.close()
-    return code
+    return 0
 
 
 def _study(arguments: argparse.Namespace, runner: Runner) -> int:
@@ -278,25 +283,23 @@ def _test(arguments: argparse.Namespace) -> int:
     from tgsr.engine.stages import Test, is_training
 
     options = _load(arguments)
-    context = _context(arguments, options)
-    spec = options.run
-    measures = spec is None or spec.type in ("Chain", "Test") or is_training(options)
-    if not measures and arguments.weights is not None:
-        raise UserError(f"{spec.type} takes no -w", place=options.name, remedy="name the weights in the option file")
-    runner = (
-        Test.of_run(options, context, arguments.weights)
-        if measures
-        else spec.build(options=options, context=context)
-    )
-    code = 0
-    if arguments.check:
-        code = _check(runner)
-    else:
+    with _context(arguments, options) as context:
+        spec = options.run
+        measures = spec is None or spec.type in ("Chain", "Test") or is_training(options)
+        if not measures and arguments.weights is not None:
+            problem = f"{spec.type} takes no -w"
+            raise UserError(problem, place=options.name, remedy="name the weights in the option file")
+        runner = (
+            Test.of_run(options, context, arguments.weights)
+            if measures
+            else spec.build(options=options, context=context)
+        )
+        if arguments.check:
+            return _check(runner)
         runner.run()
         if context.is_main:
             _write_report(options)
-    context.close()
-    return code
+    return 0
 
 
 def _infer(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import yaml
 from skimage import data
 
 import tgsr.methods.grids  # noqa: F401 - registers the stages
-from tests.processes import call_on_ranks, fork
+from tests.ranks import in_processes
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner, run_stage
@@ -160,9 +159,9 @@ def test_failed_training_is_recorded(root, tmp_path, monkeypatch):
     assert "out of memory" in entry["error"]
 
 
-def _rank(rank, options, folder):
+def _rank(ctx, options, folder):
     """One of two ranks: retries a failed training, trains the rest, and is then asked to stop."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    rank = ctx.rank
 
     def train(options, context, root, names, *, val, metric):
         assert context.world_size == 1
@@ -172,7 +171,6 @@ def _rank(rank, options, folder):
 
     trainings.train_group, trainings.SECONDS_BETWEEN_LOOKS = train, 0.01
     time.sleep(0.3 * rank)  # rank 1 may find what rank 0 has begun
-    ctx = replace(context(), rank=rank, world_size=2)
     trainer = GroupTrainer(options, ctx, folder, val="images", processes=1)
     oracle = TrainingOracle(NAMES, trainer.memo, trainer, num_parallel=trainer.num_parallel, retry_failed=True)
     oracle.prepare([(0, 1)])
@@ -189,7 +187,7 @@ def test_two_ranks_share_and_retry_trainings(root, tmp_path):
     protocol = training_protocol(options, "images")
     before = OracleMemo(tmp_path / "oracle.json", config=protocol_hash(protocol), writer=1)
     before.add(Trained(("defocus", "ringing"), status="failed", error="killed"))
-    call_on_ranks(2, _rank, options, tmp_path)
+    in_processes(2, _rank, options, tmp_path)
     found = [read_json(tmp_path / f"found.{k}.json") for k in (0, 1)]
     assert found[0] == found[1] == {"singles": dict.fromkeys(NAMES, 29.0), "drop": 1.0, "parallel": 2}
     calls = [tuple(names) for k in (0, 1) for names in read_jsonl(tmp_path / f"calls.{k}.jsonl")]
@@ -305,9 +303,9 @@ def test_compare_stage_resumes(root, monkeypatch):
     assert len(list(read_jsonl(root / "experiments/compare/measured.jsonl"))) == 5
 
 
-def _compare_on_rank(rank, options, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    make_runner(options, replace(context(), rank=rank, world_size=2)).run()
+def _compare_on_rank(ctx, options):
+    ctx.auto_resume = True
+    make_runner(options, ctx).run()
 
 
 def test_two_ranks_compare_as_one_does(root, tmp_path):
@@ -316,7 +314,7 @@ def test_two_ranks_compare_as_one_does(root, tmp_path):
     run |= {"groups": [NAMES[:2], NAMES[2:]], "arms": ["mixed", "grouped", "random"]}
     alone, shared = (options_of(root, name, run) for name in ("compare_alone", "compare_shared"))
     make_runner(alone, context()).run()
-    call_on_ranks(2, _compare_on_rank, shared, tmp_path)
+    in_processes(2, _compare_on_rank, shared)
     found = [read_json(root / f"experiments/compare_{name}/comparison.json") for name in ("alone", "shared")]
     assert [(r["arm"], r["groups"]) for r in found[0]["runs"]] == [(r["arm"], r["groups"]) for r in found[1]["runs"]]
     for one, two in zip(found[0]["runs"], found[1]["runs"], strict=True):

@@ -153,6 +153,7 @@ def build_model(options: Options, context: Context, weighting: LossWeighting) ->
         seed=options.manual_seed,
         rank=context.rank,
         world_size=context.world_size,
+        group=context.group,
         channels_last=options.channels_last,
         compile=train.compile,
         clip_grad_norm=train.clip_grad_norm,

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import FrameType
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from tgsr.engine.ranks import Ranks
 from tgsr.utils.errors import ConfigError, UserError
 from tgsr.utils.threads import usable_cpus
 
@@ -115,6 +116,7 @@ class Context:
         auto_resume: continue an experiment that exists instead of moving it aside.
         debug: `--debug` was given.
         after_stage: called with its options on rank 0 when a stage has just been done (the command line's reports).
+        ranks: where the ranks meet; None in a world of one.
     """
 
     device: torch.device
@@ -124,6 +126,7 @@ class Context:
     auto_resume: bool = False
     debug: bool = False
     after_stage: Callable[[Any], None] | None = None
+    ranks: Ranks | None = None
     stop_requested: bool = field(default=False, init=False)
 
     @staticmethod
@@ -163,46 +166,48 @@ class Context:
             torch.set_num_threads(max(1, usable_cpus() // local_world))
         elif "OMP_NUM_THREADS" not in env:
             torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
-        if world > 1 and not dist.is_initialized():
-            dist.init_process_group(
-                "nccl" if where.type == "cuda" else "gloo",
-                rank=rank,
-                world_size=world,
-                timeout=timedelta(minutes=int(os.environ.get("TGSR_TIMEOUT_MINUTES", "30"))),
-                device_id=where if where.type == "cuda" else None,
-            )
-        return Context(where, rank, world, local_rank, auto_resume=auto_resume, debug=debug)
+        ranks = _join(where, rank, world) if world > 1 else None
+        return Context(where, rank, world, local_rank, auto_resume=auto_resume, debug=debug, ranks=ranks)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def store(self) -> dist.Store:
+        """For what ranks tell each other besides these methods: a `dist.PrefixStore` of it with a name of one's own."""
+        return self._ranks.store
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """For collectives on tensors; None: the default group."""
+        return None if self.ranks is None else self.ranks.group
+
+    @property
+    def _ranks(self) -> Ranks:
+        assert self.ranks is not None, "a world of several ranks has a meeting point"
+        return self.ranks
+
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait for all ranks, as long as it takes."""
         if self.world_size > 1:
-            dist.barrier()
+            self._ranks.meet()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place, on all ranks."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """All ranks' items in rank order, on all ranks."""
+        """All ranks' items in rank order, on all ranks, however long the slowest takes."""
         if self.world_size == 1:
             return items
-        parts: list[list[Any]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(parts, items)
-        return [item for part in parts for item in part]
+        return [item for part in self._ranks.gather(items) for item in part]
 
     def from_main(self, value: Any) -> Any:
-        """Rank 0's value, on all ranks."""
-        if self.world_size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        """Rank 0's value, on all ranks, however long it takes."""
+        return value if self.world_size == 1 else self._ranks.from_first(value)
 
     def should_stop(self, iteration: int = 0) -> bool:
         """Whether any rank was asked to stop; all ranks get the same answer at the same call.
@@ -214,8 +219,20 @@ class Context:
         if self.device.type == "cuda" and iteration % 10:
             return False
         flag = torch.tensor([float(self.stop_requested)], device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.group)
         return bool(flag.item())
+
+    def split(self, parts: int) -> Context:
+        """This rank's share when the ranks are divided into `parts`, each a world of its own. Called on all ranks.
+
+        Neighbours stay together; `close` the share after use.
+        """
+        ranks = None if self.world_size == 1 else self._ranks.split(parts)
+        share = replace(self, after_stage=None, ranks=ranks)
+        if ranks is not None:
+            share.rank, share.world_size = ranks.rank, ranks.world_size
+        share.stop_requested = self.stop_requested
+        return share
 
     @contextmanager
     def catch_signals(self):  # noqa: ANN201 - a generator context manager
@@ -241,10 +258,33 @@ class Context:
             for number, handler in old.items():
                 signal.signal(number, handler)
 
+    def fail(self) -> None:
+        """This rank ends with an error: those who wait for it must not wait for ever."""
+        if self.ranks is not None:
+            self.ranks.fail()
+
     def close(self) -> None:
-        """Leave the process group, all ranks together: after an error just exit, for leaving waits for the others."""
-        if self.world_size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        """Leave the ranks, all together: after an error just exit, for leaving waits for the others."""
+        if self.world_size > 1:
+            self._ranks.leave()
+            if dist.is_initialized():
+                dist.destroy_process_group(self.group)
+
+
+def _join(device: torch.device, rank: int, world: int) -> Ranks:
+    """Meet the other processes where torch's launcher says, and make the group of all of them."""
+    store, _, _ = next(dist.rendezvous("env://", rank, world))
+    timeout = timedelta(minutes=int(os.environ.get("TGSR_TIMEOUT_MINUTES", "30")))
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=world,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+    return Ranks(dist.PrefixStore("tgsr", store), rank, world, timeout=timeout)
 
 
 def set_up_logging(*, rank: int, level: int = logging.INFO) -> None:

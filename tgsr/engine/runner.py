@@ -172,9 +172,9 @@ def _run(options: Options, context: Context, *, inputs: Mapping[str, str] | None
     """Run it; with `inputs`, mark it as done with what it read."""
     runner, start = make_runner(options, context), time.perf_counter()
     runner.run()
+    context.barrier()  # one rank may be done hours before another
     if context.should_stop():
         return False
-    context.barrier()
     if context.is_main:
         if inputs is not None:
             hashes = {"options": options_hash(options), "training": training_hash(options)}

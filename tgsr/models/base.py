@@ -59,6 +59,7 @@ class ModelParts:
         weighting: reduces per-sample losses to the loss that is minimised.
         seed: the run's seed; `rank` keeps the ranks' dropout apart.
         world_size: > 1 wraps the networks in DistributedDataParallel.
+        group: of these ranks; None: the default group.
         channels_last: memory format of weights and images.
         compile: torch.compile the forward pass (of a network without spectral norm, see `_has_spectral_norm`).
         clip_grad_norm: largest gradient norm, None: no clipping.
@@ -73,6 +74,7 @@ class ModelParts:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    group: torch.distributed.ProcessGroup | None = None
     channels_last: bool = True
     compile: bool = False
     clip_grad_norm: float | None = None
@@ -199,6 +201,7 @@ class RestorationModel(ABC):
             net = DistributedDataParallel(
                 net,
                 device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                process_group=self.parts.group,
                 **BUFFERS_STAY,
                 find_unused_parameters=self.parts.find_unused_parameters,
             )
@@ -233,7 +236,7 @@ class RestorationModel(ABC):
         bad_norm = torch.zeros_like(norm) if self.precision.mode == "fp16" else (~torch.isfinite(norm)).float()
         flags = torch.cat([flags, bad_norm.reshape(1)])
         if self.parts.world_size > 1:
-            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX, group=self.parts.group)
         self.precision.step(part.optimizer, flags.max())
         return flags, norm
 

@@ -72,7 +72,7 @@ class PixelModel(RestorationModel):
         self.g.optimizer.zero_grad(set_to_none=True)
         weighting = self.parts.weighting
         task_ids = [_task_ids(b) for b in batches]
-        whole = WholeBatch(torch.cat(task_ids), len(weighting.tasks), self.parts.world_size)
+        whole = WholeBatch(torch.cat(task_ids), len(weighting.tasks), self.parts.world_size, self.parts.group)
         collected: dict[str, list[torch.Tensor]] = {}
         restored = []
         for k, batch in enumerate(batches):

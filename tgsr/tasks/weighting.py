@@ -30,11 +30,13 @@ class WholeBatch:
         task_ids: int64, of all micro batches of this rank.
         num_tasks: T.
         world_size: number of ranks that share the step.
+        group: of these ranks; None: the default group.
     """
 
     task_ids: torch.Tensor
     num_tasks: int
     world_size: int = 1
+    group: torch.distributed.ProcessGroup | None = None
 
     @cached_property
     def counts(self) -> torch.Tensor:
@@ -46,7 +48,7 @@ class WholeBatch:
         """The sum of what the ranks pass, detached."""
         values = values.detach().clone()
         if self.world_size > 1:
-            torch.distributed.all_reduce(values)
+            torch.distributed.all_reduce(values, group=self.group)
         return values
 
 

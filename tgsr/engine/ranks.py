@@ -1,0 +1,159 @@
+"""Ranks: where the processes of a run meet. What is said goes through a store, without a time-out; tensors through a
+process group."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from tgsr.utils.errors import UserError
+
+_FAILED, _LEFT = "failed", "left"
+LONGEST_PAUSE = 0.2
+"""Seconds between two looks at the store of a rank that has waited for long."""
+
+
+class Ranks:
+    """The ranks of one world, as one of them sees them. All copies of a `Context` share it, so that their meetings are
+    counted together.
+
+    Args:
+        store: of torch's rendezvous, known to all ranks.
+        rank, world_size: of this process.
+        group: for collectives on tensors. None: the default group.
+        timeout: of collectives, for groups that are made of this one.
+        members: ranks of these processes in the default group. None: all.
+        root: store of the whole world, where a rank that fails says so. None: `store`.
+    """
+
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        world_size: int,
+        *,
+        group: dist.ProcessGroup | None = None,
+        timeout: timedelta | None = None,
+        members: Iterable[int] | None = None,
+        root: dist.Store | None = None,
+    ) -> None:
+        self.store, self.rank, self.world_size, self.group, self.timeout = store, rank, world_size, group, timeout
+        self.members = list(range(world_size)) if members is None else list(members)
+        self._root, self._rounds = root or store, 0
+
+    def meet(self) -> None:
+        """Wait until all ranks have called it as often as this one."""
+        self._arrive(self._next("meet"))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks in rank order, on all of them."""
+        key = self._next("gather")
+        with _lost_store():
+            self.store.set(f"{key}/{self.rank}", pickle.dumps(value))
+        self._arrive(key)
+        with _lost_store():
+            found = [pickle.loads(self.store.get(f"{key}/{k}")) for k in range(self.world_size)]  # noqa: S301 - our own
+            self._forget(f"{key}/read", (f"{key}/{k}" for k in range(self.world_size)), self.world_size)
+        return found
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value; rank 0 does not wait for those who want it."""
+        key = self._next("first")
+        if self.rank == 0:
+            with _lost_store():
+                self.store.set(key, pickle.dumps(value))
+            return value
+        self.wait(lambda: self.store.check([key]))
+        with _lost_store():
+            found = pickle.loads(self.store.get(key))  # noqa: S301 - written by our own rank 0
+            self._forget(f"{key}/read", [key], self.world_size - 1)
+        return found
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Look until `is_over()`, ever more seldom.
+
+        Raises:
+            UserError: another rank has ended with an error, or the store is gone with the process that kept it.
+        """
+        pause = 0.001
+        with _lost_store():
+            while not is_over():
+                if self._root.check([_FAILED]):
+                    failed = self._root.get(_FAILED).decode()
+                    raise UserError(f"rank {failed} has ended with an error", remedy="see its message")
+                time.sleep(pause)
+                pause = min(pause * 1.3, LONGEST_PAUSE)
+
+    def part(self, name: str) -> dist.Store:
+        """A store of one's own on all ranks; `name` must be new."""
+        return dist.PrefixStore(name, self.store)
+
+    def split(self, parts: int) -> Ranks:
+        """The ranks of one of `parts` equal shares, neighbours together; the first shares are larger by one where the
+        ranks don't divide. Called on all ranks.
+
+        Args:
+            parts: 1 to world_size.
+        """
+        if not 1 <= parts <= self.world_size:
+            raise ValueError(f"{self.world_size} ranks cannot be split into {parts} parts")
+        key = self._next("split")
+        bounds = [-(-self.world_size * k // parts) for k in range(parts + 1)]
+        self._arrive(key)  # making groups is a collective, with a time-out
+        mine: Ranks | None = None
+        for part, (first, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            members = self.members[first:stop]
+            group = dist.new_group(members, timeout=self.timeout) if len(members) > 1 else None
+            if first <= self.rank < stop:
+                mine = Ranks(
+                    self.part(f"{key}/{part}"), self.rank - first, stop - first,
+                    group=group, timeout=self.timeout, members=members, root=self._root,
+                )  # fmt: skip
+        assert mine is not None, "the parts hold all ranks"
+        return mine
+
+    def fail(self) -> None:
+        """Let those who wait for this rank know that it ends with an error."""
+        with suppress(RuntimeError):  # the store is gone, and so are those who could ask it
+            self._root.set(_FAILED, str(self.members[self.rank]))
+
+    def leave(self) -> None:
+        """The last call. Rank 0 waits for the others, since the store may live in its process."""
+        with _lost_store():
+            self.store.add(_LEFT, 1)
+        if self.rank == 0:
+            self.wait(lambda: self.store.add(_LEFT, 0) >= self.world_size)
+
+    def _next(self, kind: str) -> str:
+        self._rounds += 1
+        return f"{kind}/{self._rounds}"
+
+    def _arrive(self, key: str) -> None:
+        """Wait until all ranks are here."""
+        with _lost_store():
+            if self.store.add(f"{key}/arrived", 1) == self.world_size:
+                self.store.set(f"{key}/open", "")
+        self.wait(lambda: self.store.check([f"{key}/open"]))
+
+    def _forget(self, counter: str, keys: Iterable[str], readers: int) -> None:
+        """The last reader removes what was said."""
+        if self.store.add(counter, 1) == readers:
+            for key in keys:
+                self.store.delete_key(key)
+
+
+@contextmanager
+def _lost_store():  # noqa: ANN202 - a generator context manager
+    try:
+        yield
+    except dist.DistError as error:
+        raise UserError(
+            "the process that keeps the ranks' meeting point (rank 0, or torchrun) is gone",
+            remedy="see its message",
+        ) from error
