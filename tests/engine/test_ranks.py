@@ -8,7 +8,9 @@ import time
 import pytest
 import torch
 
+from tests.engine.toy import toy_options, write_options
 from tests.ranks import in_processes, in_threads, thread_contexts
+from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.models.base import ModelParts
 from tgsr.utils.errors import UserError
@@ -90,6 +92,7 @@ def test_a_rank_that_fails_ends_those_who_wait_for_it():
         (3, 3, [(0, 1)] * 3),
         (2, 1, [(0, 2), (1, 2)]),
         (5, 3, [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)]),
+        (4, [1, 3], [(0, 1), (0, 3), (1, 3), (2, 3)]),
     ],
 )
 def test_split_keeps_neighbours_together(num, parts, expected, monkeypatch):
@@ -110,7 +113,7 @@ def test_split_keeps_neighbours_together(num, parts, expected, monkeypatch):
 def test_split_of_one_process_is_itself():
     share = Context(torch.device("cpu")).split(1)
     assert (share.rank, share.world_size, share.from_main(3)) == (0, 1, 3)
-    with pytest.raises(ValueError, match="2 ranks cannot be split into 3 parts"):
+    with pytest.raises(ValueError, match=r"2 ranks cannot be split into \[1, 1, 0\]"):
         in_threads(2, lambda context: context.split(3))
 
 
@@ -150,6 +153,31 @@ def test_shares_have_collectives_of_their_own():
     assert [f[2] for f in found] == [False, False, True, True]
     assert [f[3] for f in found] == [(1, 0.5), (1, 0.5), (2, 2.5), (2, 2.5)]
     assert [f[4] for f in found] == [4] * 4
+
+
+def _train(context, file):
+    """The last checkpoint takes rank 0 a second in its background thread."""
+    from tgsr.engine import checkpoint
+    from tgsr.engine.trainer import Trainer
+
+    write = checkpoint.save_torch
+
+    def save(path, content):
+        time.sleep(0.5)
+        write(path, content)
+
+    checkpoint.save_torch = save
+    trainer = Trainer(load_options(file), context)
+    folder = trainer.run()
+    return sorted(p.name for p in folder.rglob("*") if p.suffix in (".pth", ".state"))
+
+
+def test_a_training_returns_when_its_weights_are_on_the_disk_on_all_ranks(tmp_path):
+    raw = toy_options(tmp_path, datasets={}, logger={"save_checkpoint_freq": 100, "use_tb_logger": False})
+    raw["datasets"] = {"train": toy_options(tmp_path)["datasets"]["train"]}
+    raw["train"] = {**raw["train"], "total_iter": 1}
+    found = in_processes(2, _train, write_options(tmp_path, raw))
+    assert found == [["1.state", "net_g_1.pth", "net_g_latest.pth"]] * 2
 
 
 def _leave(context, folder):

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -222,17 +222,28 @@ class Context:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.group)
         return bool(flag.item())
 
-    def split(self, parts: int) -> Context:
-        """This rank's share when the ranks are divided into `parts`, each a world of its own. Called on all ranks.
+    def split(self, parts: int | Sequence[int]) -> Context:
+        """This rank's share when the ranks are divided, each share a world of its own. Called on all ranks.
 
         Neighbours stay together; `close` the share after use.
+
+        Args:
+            parts: number of shares, as equal as can be; or the size of each.
         """
-        ranks = None if self.world_size == 1 else self._ranks.split(parts)
-        share = replace(self, after_stage=None, ranks=ranks)
-        if ranks is not None:
-            share.rank, share.world_size = ranks.rank, ranks.world_size
+        if self.ranks is None:
+            return self.alone()
+        if isinstance(parts, int):
+            parts = [self.world_size // parts + (k < self.world_size % parts) for k in range(parts)]
+        ranks = self.ranks.split(parts)
+        share = replace(self, rank=ranks.rank, world_size=ranks.world_size, after_stage=None, ranks=ranks)
         share.stop_requested = self.stop_requested
         return share
+
+    def alone(self) -> Context:
+        """This device as a world of one: what one rank does without the others."""
+        lonely = replace(self, rank=0, world_size=1, local_rank=0, after_stage=None, ranks=None)
+        lonely.stop_requested = self.stop_requested
+        return lonely
 
     @contextmanager
     def catch_signals(self):  # noqa: ANN201 - a generator context manager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -90,32 +90,30 @@ class Ranks:
                 time.sleep(pause)
                 pause = min(pause * 1.3, LONGEST_PAUSE)
 
-    def part(self, name: str) -> dist.Store:
-        """A store of one's own on all ranks; `name` must be new."""
-        return dist.PrefixStore(name, self.store)
+    def fresh(self) -> dist.Store:
+        """A store for one use, the same on all ranks that call it as often."""
+        return dist.PrefixStore(self._next("fresh"), self.store)
 
-    def split(self, parts: int) -> Ranks:
-        """The ranks of one of `parts` equal shares, neighbours together; the first shares are larger by one where the
-        ranks don't divide. Called on all ranks.
+    def split(self, sizes: Sequence[int]) -> Ranks:
+        """The share of this rank when the ranks are divided, neighbours together. Called on all ranks.
 
         Args:
-            parts: 1 to world_size.
+            sizes: of the shares; they sum to world_size.
         """
-        if not 1 <= parts <= self.world_size:
-            raise ValueError(f"{self.world_size} ranks cannot be split into {parts} parts")
+        if sum(sizes) != self.world_size or min(sizes) < 1:
+            raise ValueError(f"{self.world_size} ranks cannot be split into {list(sizes)}")
         key = self._next("split")
-        bounds = [-(-self.world_size * k // parts) for k in range(parts + 1)]
         self._arrive(key)  # making groups is a collective, with a time-out
-        mine: Ranks | None = None
-        for part, (first, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            members = self.members[first:stop]
-            group = dist.new_group(members, timeout=self.timeout) if len(members) > 1 else None
-            if first <= self.rank < stop:
+        mine, first = self, 0
+        for size in sizes:
+            members = self.members[first : first + size]
+            group = dist.new_group(members, timeout=self.timeout) if size > 1 else None
+            if first <= self.rank < first + size:
                 mine = Ranks(
-                    self.part(f"{key}/{part}"), self.rank - first, stop - first,
+                    dist.PrefixStore(f"{key}/{first}", self.store), self.rank - first, size,
                     group=group, timeout=self.timeout, members=members, root=self._root,
                 )  # fmt: skip
-        assert mine is not None, "the parts hold all ranks"
+            first += size
         return mine
 
     def fail(self) -> None:

@@ -85,7 +85,7 @@ class Trainer:
         """Train to the last iteration, or until asked to stop.
 
         Returns:
-            The experiment folder.
+            The experiment folder, whose files are then on the disk whatever rank asks.
         """
         self._open()
         with self.context.catch_signals():
@@ -96,6 +96,7 @@ class Trainer:
                     self._run_segment(self._segment_end())
                 for hook in self.hooks:
                     hook.after_train(self)
+                self.context.barrier()  # rank 0 has waited for its writer
             finally:
                 self.data.close()
                 self.log.close()
