@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.processes import free_port
 from tgsr.engine.context import Context
 from tgsr.engine.ranks import Ranks
 
@@ -80,11 +80,6 @@ def running(processes: list[Any]) -> Iterator[None]:
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
 
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _rank(

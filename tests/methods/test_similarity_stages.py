@@ -15,6 +15,7 @@ import yaml
 from skimage import data
 
 import tgsr.methods.grids  # noqa: F401 - registers the stages
+from tests.processes import fork
 from tests.ranks import in_processes
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
