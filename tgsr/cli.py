@@ -358,7 +358,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     import tgsr.methods  # noqa: F401
     from tgsr.config.options import load_options
     from tgsr.engine.checkpoint import move_aside
-    from tgsr.engine.context import set_up_logging
+    from tgsr.engine.context import resolve_device, set_up_logging
     from tgsr.engine.folders import default_metrics, evaluate_folder
     from tgsr.utils.files import read_json, write_json
 
@@ -371,8 +371,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         metrics = default_metrics(crop_border=arguments.crop_border)
     name = arguments.name or arguments.input.resolve().name
     content = evaluate_folder(
-        arguments.input, arguments.gt, metrics, name=name, suffix=arguments.suffix, scale=arguments.scale
-    )
+        arguments.input, arguments.gt, metrics, name=name, suffix=arguments.suffix, scale=arguments.scale,
+        device=resolve_device("auto"),
+    )  # fmt: skip
     path = arguments.output or Path("results") / name / "metrics.json"
     if arguments.output is None and path.exists() and read_json(path).get("weights") != content["weights"]:
         move_aside(path.parent)  # numbers of a run, or of another folder

@@ -14,6 +14,7 @@ from tgsr.archs import ARCHS
 from tgsr.config.options import load_options
 from tgsr.data.datasets import DATASETS, PairedDataset
 from tgsr.engine import build
+from tgsr.engine.context import Context
 from tgsr.utils.errors import ConfigError, DataError
 
 POINTS = {"set": {"type": "Points", "num_tasks": 3, "seed": 5}}
@@ -133,3 +134,18 @@ def test_networks_that_tell_no_scale(tmp_path, monkeypatch):
         options = load(tmp_path)
         net = build.build_network(replace(options, network_g=replace(options.network_g, type="Fixed", kwargs={})))
         assert getattr(net, "scale", None) is None
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_restorer_uses_the_memory_format_of_the_options(tmp_path, channels_last):
+    path = write_options(tmp_path, {**toy_options(tmp_path), "channels_last": channels_last})
+    options, context = load_options(path), Context(torch.device("cpu"))
+    model = build.build_model(options, context, build.build_loss_weighting(options, build.build_tasks(options)))
+    tiled, seen = build.make_restorer(options, context), []
+    assert model.ema_g is not None
+    for net in (model.ema_g.module, tiled.net):
+        net.register_forward_pre_hook(lambda _, images: seen.append(images[0].stride(1) == 1))
+    lq = torch.rand(2, 3, 8, 9)
+    assert torch.equal(model.restore(lq), tiled(lq))  # both have the weights of the options' seed
+    assert seen == [channels_last] * 2
+    assert (tiled.net.conv_first.weight.stride(1) == 1) == channels_last

@@ -116,3 +116,24 @@ def test_every_image_has_its_own_second_try_and_cpu_allocators_count(net):
 
     with pytest.raises(RuntimeError, match="size mismatch"):
         TiledRestorer(broken, net, scale=2)(lq)
+
+
+def test_batches_go_in_parts_that_fit_then_in_halves_then_in_tiles(net):
+    """Of five images of 400 pixels three fit by the limit; memory holds two, later one, and at last no whole one."""
+    seen, most = [], 800
+
+    def restore(x):
+        seen.append(tuple(x.shape))
+        if x.shape[0] * x.shape[2] * x.shape[3] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return net(x)
+
+    lq = torch.rand(5, 3, 20, 20)
+    with torch.no_grad():
+        restorer = TiledRestorer(restore, net, scale=2, max_pixels=1200)
+        assert torch.allclose(restorer(lq), net(lq), atol=1e-6)
+        assert [s[0] for s in seen] == [3, 1, 1, 1, 1, 1]  # halves of three are one each
+        most = 399
+        assert torch.allclose(restorer(lq), net(lq), atol=1e-6)
+        assert all(s[0] == 1 for s in seen[1:])
+        assert torch.allclose(TiledRestorer(net, net, scale=2, tile=8)(lq), net(lq), atol=1e-6)

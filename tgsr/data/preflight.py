@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tgsr.data.backends import ImageSource
 from tgsr.utils.errors import DataError, UserError
-from tgsr.utils.files import read_json, write_json
+from tgsr.utils.files import cache_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from tgsr.data.base import ImageDataset
@@ -64,11 +64,6 @@ class PreflightReport:
         if len(self.problems) > _LISTED:
             lines.append(f"and {len(self.problems) - _LISTED} more")
         return f"{len(self.bad)} of {self.num_images} images cannot be used:\n  " + "\n  ".join(lines)
-
-
-def cache_folder() -> Path:
-    """Where results are remembered: `$TGSR_CACHE`, else `~/.cache/tgsr`."""
-    return Path(os.environ.get("TGSR_CACHE") or Path.home() / ".cache" / "tgsr")
 
 
 def inspect(dataset: ImageDataset, *, cache: Path | None = None, num_threads: int | None = None) -> PreflightReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -235,9 +235,19 @@ def build_metrics(options: Options) -> dict[str, Metric]:
 
 def build_restorer(options: Options, model: RestorationModel) -> TiledRestorer:
     """The model for images of any size."""
-    return TiledRestorer(
-        model.restore, model.net_g, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels
-    )
+    return _tiled(options, model.restore, model.net_g)
+
+
+def make_restorer(options: Options, context: Context) -> TiledRestorer:
+    """The network of the options with its weights, for images of any size; nothing that trains."""
+    precision = Precision(resolve_precision(options.precision, context.device), context.device)
+    channels_last = options.channels_last
+    net = precision.place(build_network(options), channels_last=channels_last).eval()
+    return _tiled(options, lambda lq: precision.restore(net, lq, channels_last=channels_last), net)
+
+
+def _tiled(options: Options, restore: Callable[[torch.Tensor], torch.Tensor], net: nn.Module) -> TiledRestorer:
+    return TiledRestorer(restore, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
 
 
 class TrainData:

@@ -11,6 +11,7 @@ import torch
 
 from tgsr.engine.logger import progress
 from tgsr.metrics.base import METRICS, Metric
+from tgsr.metrics.measure import measure
 from tgsr.utils.errors import DataError
 from tgsr.utils.image_io import list_images, probe_image, read_image, to_tensor
 
@@ -34,6 +35,7 @@ def evaluate_folder(
     name: str,
     suffix: str = "",
     scale: int | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Measure a folder of restored images.
 
@@ -44,6 +46,7 @@ def evaluate_folder(
         name: of the method, also used as the set's name.
         suffix: of the restored images' stems.
         scale: cut the ground truth to a multiple of it at the bottom and right, as data sets do; None: never cut.
+        device: where metrics that are networks are computed; None: on the CPU.
 
     Returns:
         The content of a `metrics.json` (schema `tgsr.metrics`).
@@ -59,7 +62,7 @@ def evaluate_folder(
         raise DataError("no metric works without ground truth", place=str(restored), remedy="give --gt, or use NIQE")
     _check_sizes(restored, pairs, scale)
     images = [
-        {"name": label, "metrics": _measure(path, gt_path, used, scale), "files": {}}
+        {"name": label, "metrics": _measure(path, gt_path, used, scale, device or torch.device("cpu")), "files": {}}
         for label, path, gt_path in progress(pairs, name, is_shown=True)
     ]
     return {
@@ -86,14 +89,16 @@ def evaluate_folder(
     }
 
 
-def _measure(path: Path, gt_path: Path | None, metrics: Mapping[str, Metric], scale: int | None) -> dict[str, float]:
+def _measure(
+    path: Path, gt_path: Path | None, metrics: Mapping[str, Metric], scale: int | None, device: torch.device
+) -> dict[str, float]:
     image = _read(path)
     reference = None if gt_path is None else _read(gt_path)
     if reference is not None and scale is not None:
         height, width = (n // scale * scale for n in reference.shape[1:])
         reference = reference[:, :height, :width]
     try:
-        return {k: m(image, reference) for k, m in metrics.items()}
+        return measure(metrics, image, reference, device)
     except DataError as error:
         remedy = error.remedy or "choose metrics that can be taken with -opt FILE.yml"
         raise DataError(error.problem, place=error.place or str(path), remedy=remedy) from None

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from tgsr.archs.base import as_outputs
 from tgsr.engine.logger import progress
 from tgsr.engine.network_files import load_network
 from tgsr.engine.tiling import TiledRestorer, is_out_of_memory
@@ -63,17 +62,14 @@ class ImageRestorer:
         if precision == "half":
             precision = "fp16" if device.type == "cuda" else "bf16"
         mode = Precision(resolve_precision(precision, device), device)
-
-        @torch.inference_mode()
-        def forward(lq: torch.Tensor) -> torch.Tensor:
-            with mode.autocast():
-                output = net(lq.to(device))
-            return as_outputs(output)["sr"]
-
+        net = mode.place(net, channels_last=True)
         limit = _GPU_PIXELS if device.type == "cuda" else _CPU_PIXELS
         if tile == 0:
             tile, limit = None, sys.maxsize
-        self.tiled = TiledRestorer(forward, net, scale=scale, tile=tile, max_pixels=limit, is_shown=True)
+        self.tiled = TiledRestorer(
+            lambda lq: mode.restore(net, lq, channels_last=True), net, scale=scale, tile=tile, max_pixels=limit,
+            is_shown=True,
+        )  # fmt: skip
 
     def __call__(self, image: np.ndarray, alpha: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Restore one image.

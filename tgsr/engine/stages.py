@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from tgsr.archs.base import as_outputs
 from tgsr.config.options import missing_files, options_hash
 from tgsr.config.schema import Options, PathOptions, TaskOptions
 from tgsr.config.yaml_loader import COMMAND_LINE
 from tgsr.data.batch import Batch
 from tgsr.engine import build
+from tgsr.engine.build import make_restorer
 from tgsr.engine.checkpoint import move_aside
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook, StepClock
@@ -25,7 +25,7 @@ from tgsr.engine.tiling import TiledRestorer
 from tgsr.engine.trainer import Trainer
 from tgsr.engine.validation import Restore, evaluate, validate
 from tgsr.metrics.base import Metric
-from tgsr.models.precision import Precision, resolve_precision
+from tgsr.models.precision import resolve_precision
 from tgsr.tasks.task import Task
 from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import file_digest, read_json, write_json
@@ -267,20 +267,6 @@ def _is_of_other_weights(metrics: Path, weights: Path) -> bool:
     if "weights_digest" in found:
         return found["weights_digest"] != file_digest(weights)
     return found.get("weights") != str(weights)  # written by a version that took no digest
-
-
-def make_restorer(options: Options, context: Context) -> TiledRestorer:
-    """The network of the options with its weights, for images of any size; nothing that trains."""
-    net = build.build_network(options).to(context.device).eval()
-    precision = Precision(resolve_precision(options.precision, context.device), context.device)
-
-    @torch.inference_mode()
-    def restore(lq: torch.Tensor) -> torch.Tensor:
-        with precision.autocast():
-            output = net(lq.to(context.device))
-        return as_outputs(output)["sr"]
-
-    return TiledRestorer(restore, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
 
 
 def write_metrics(

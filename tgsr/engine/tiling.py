@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,17 +88,17 @@ def restore_tiled(
     scale: int,
     is_shown: bool = False,
 ) -> torch.Tensor:
-    """Restore `(1, C, h, w)` tile by tile; the input may stay on the CPU.
+    """Restore `(B, C, h, w)` tile by tile; the input may stay on the CPU.
 
     Args:
         restore: of one tile.
-        lq: the image.
+        lq: the images.
         tiling: tiles begin at multiples of `tiling.tile`.
         scale: output size divided by input size.
         is_shown: a bar that counts tiles, on a terminal.
 
     Returns:
-        `(1, 3, h * scale, w * scale)` on the CPU.
+        `(B, 3, h * scale, w * scale)` on the CPU.
     """
     _, _, height, width = lq.shape
     corners = [(y, x) for y in range(0, height, tiling.tile) for x in range(0, width, tiling.tile)]
@@ -108,7 +109,7 @@ def restore_tiled(
         y1, x1 = min(bottom + tiling.overlap, height), min(right + tiling.overlap, width)
         tile = restore(lq[:, :, y0:y1, x0:x1]).cpu()
         if result is None:
-            result = tile.new_empty(1, tile.shape[1], height * scale, width * scale)
+            result = tile.new_empty(*tile.shape[:2], height * scale, width * scale)
         inner = tile[:, :, (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale]
         result[:, :, top * scale : bottom * scale, left * scale : right * scale] = inner
     assert result is not None, "an image has at least one tile"
@@ -118,12 +119,14 @@ def restore_tiled(
 class TiledRestorer:
     """Restores images of any size: whole where they fit, tiled above a size, smaller tiles once after an OOM error.
 
+    Of a batch as many images go at once as fit, after an OOM error half as many; tiles are of one image.
+
     Args:
-        restore: `(1, 3, h, w)` -> `(1, 3, H, W)`.
+        restore: `(B, 3, h, w)` -> `(B, 3, H, W)`.
         net: the network behind it, for receptive field and size multiple.
         scale: H / h.
         tile: tile edge without overlap; None tiles only above `max_pixels`, in tiles that stay below it with overlap.
-        max_pixels: largest LQ image that is restored whole.
+        max_pixels: largest LQ image that is restored whole; so many pixels of a batch go at once.
         overlap: None: from the receptive field.
         is_shown: a bar that counts the tiles of an image, on a terminal.
     """
@@ -142,21 +145,27 @@ class TiledRestorer:
         self.restore, self.net, self.scale = restore, net, scale
         self.tile, self.max_pixels, self.overlap = tile, max_pixels, overlap
         self.is_shown = is_shown
+        self._at_once = sys.maxsize
         self._shrunk: Tiling | None = None
         self._warned_inexact = False
 
     def __call__(self, lq: torch.Tensor) -> torch.Tensor:
-        """`(1, 3, h, w)` in [0, 1] -> `(1, 3, H, W)` on the CPU."""
+        """`(B, 3, h, w)` in [0, 1] -> `(B, 3, H, W)` on the CPU."""
+        num = min(self._at_once, self.max_pixels // (lq.shape[-2] * lq.shape[-1])) if self._tiling(lq) is None else 1
+        if len(lq) > num:
+            return torch.cat([self(part) for part in lq.split(max(1, num))])
         tiling = self._tiling(lq)
         try:
             return self._once(lq, tiling)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            tiling = self._shrink(lq, tiling)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._once(lq, tiling)
+        if len(lq) > 1:
+            self._at_once = len(lq) // 2
+            return self(lq)
+        return self._once(lq, self._shrink(lq, tiling))
 
     def _tiling(self, lq: torch.Tensor) -> Tiling | None:
         """Tiles for this image; None: it is restored whole."""

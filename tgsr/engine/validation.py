@@ -13,6 +13,7 @@ from tgsr.data.batch import Batch
 from tgsr.engine.context import Context
 from tgsr.engine.logger import progress
 from tgsr.metrics.base import Metric
+from tgsr.metrics.measure import Remembered, measure
 from tgsr.tasks.task import Task
 from tgsr.utils.errors import DataError
 from tgsr.utils.image_io import save_image
@@ -58,6 +59,7 @@ def validate(
     relative_to: Path | None = None,
     save_inputs: bool = False,
     label: str = "",
+    remembered: Remembered | None = None,
 ) -> ValidationResult:
     """Restore every image of a data set and measure it.
 
@@ -71,17 +73,15 @@ def validate(
         relative_to: what file names in the result are relative to.
         save_inputs: save LQ and GT too, for strips.
         label: what the progress bar says.
+        remembered: values that were measured before; None: all are measured.
     """
     rows = []
+    values_of = measure if remembered is None else remembered.measure
     indices = range(context.rank, len(dataset), context.world_size)
     for i in progress(indices, label, is_shown=context.is_main and bool(label)):
         batch: Batch = dataset.val_sample(i, task)
         restored = restore(batch.lq).clamp(0, 1)
-        values = {
-            name: float(metric(restored[0], None if batch.gt is None else batch.gt[0]))
-            for name, metric in metrics.items()
-            if batch.gt is not None or not metric.needs_gt
-        }
+        values = values_of(metrics, restored[0], None if batch.gt is None else batch.gt[0], context.device)
         files = {}
         if save_to is not None:
             images = {"sr": restored, **({"lq": batch.lq, "gt": batch.gt} if save_inputs else {})}
@@ -130,6 +130,7 @@ def evaluate(
     """
     if not datasets:
         raise DataError("there is no data set to test on", remedy="name one under datasets.val")
+    remembered = Remembered()
     first = {"bicubic": bicubic(scale)} if scale > 1 else {"input": lambda lq: lq}
     content: dict[str, Any] = {"schema": "tgsr.metrics", "version": 1, **stamp, "datasets": {}}
     for name, dataset in datasets.items():
@@ -141,7 +142,7 @@ def evaluate(
         others = {
             baseline: validate(
                 theirs, dataset, metrics, context,
-                save_to=folder / baseline if save_images else None, relative_to=results,
+                save_to=folder / baseline if save_images else None, relative_to=results, remembered=remembered,
             )
             for baseline, theirs in {**first, **(baselines or {})}.items()
         }  # fmt: skip

@@ -17,12 +17,20 @@ class Metric(ABC):
     Attributes:
         higher_is_better: for best-by-metric and for bold numbers in tables.
         needs_gt: False for no-reference metrics.
+        is_network: whether it is a network, to be computed where the restoring one is.
         protocol: one short string that fixes the number, e.g. `Y (BT.601), crop 4, 8-bit`; written beside every value.
     """
 
     higher_is_better: bool
     needs_gt: bool = True
+    is_network: bool = False
     protocol: str
+
+    @property
+    def identity(self) -> str | None:
+        """Metrics of one identity give the same value for the same images; None: not known, it may be changed."""
+        kind = type(self)
+        return f"{kind.__qualname__}: {self.protocol}" if kind.__module__.startswith("tgsr.") else None
 
     @abstractmethod
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None) -> float:

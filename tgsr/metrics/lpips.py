@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +34,7 @@ class LPIPS(Metric):
     """
 
     higher_is_better = False
+    is_network = True
 
     def __init__(
         self,
@@ -47,6 +50,14 @@ class LPIPS(Metric):
             self.protocol += ", random backbone: not a quality measure"
         self._net = load_lpips(net, pretrained=pretrained, weights=weights)
         self._device = torch.device("cpu")
+
+    @cached_property
+    def identity(self) -> str:
+        """Its weights may come from any file."""
+        weights = hashlib.blake2b(digest_size=8)
+        for tensor in self._net.state_dict().values():
+            weights.update(tensor.cpu().contiguous().numpy().tobytes())
+        return f"{super().identity} {weights.hexdigest()}"
 
     @torch.no_grad()
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None) -> float:

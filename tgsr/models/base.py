@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from tgsr.archs.base import as_outputs
 from tgsr.data.batch import Batch
 from tgsr.models.ema import EMA
 from tgsr.models.precision import Precision
@@ -140,20 +139,16 @@ class RestorationModel(ABC):
         """Of the generator, in the last step."""
         return self.trained()["g"].optimizer.param_groups[0]["lr"]
 
-    @torch.inference_mode()
     def restore(self, lq: torch.Tensor) -> torch.Tensor:
         """`(B, 3, h, w)` -> `(B, 3, H, W)` float32, with the EMA weights where there are any; not clamped."""
         net = self.net_g if self.ema_g is None else self.ema_g.module
-        memory = {"memory_format": torch.channels_last} if self.parts.channels_last else {}
         modes = [(m, m.training) for m in net.modules()]
         net.eval()
         try:
-            with self.precision.autocast():
-                output = net(lq.to(self.device, **memory))
+            return self.precision.restore(net, lq, channels_last=self.parts.channels_last)
         finally:
             for module, was_training in modes:
                 module.training = was_training
-        return as_outputs(output)["sr"]
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes; tensors and primitives only. Tensors are the live ones, not copies."""
@@ -188,8 +183,7 @@ class RestorationModel(ABC):
             self.ema_g.module.load_state_dict(self.net_g.state_dict())
 
     def _place(self, net: nn.Module) -> nn.Module:
-        memory = {"memory_format": torch.channels_last} if self.parts.channels_last else {}
-        return net.to(self.device, **memory)
+        return self.precision.place(net, channels_last=self.parts.channels_last)
 
     def _train_form(self, net: nn.Module) -> nn.Module:
         """The network as called in training."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tgsr.archs.base import as_outputs
 from tgsr.utils.errors import ConfigError
 
 Mode = Literal["auto", "fp32", "bf16", "fp16"]
@@ -43,6 +44,17 @@ class Precision:
         if self._autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    def place(self, net: nn.Module, *, channels_last: bool) -> nn.Module:
+        """The network on the device, in the memory format of its images."""
+        return net.to(self.device, **_memory(channels_last))
+
+    @torch.inference_mode()
+    def restore(self, net: nn.Module, lq: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
+        """`(B, 3, h, w)` -> `(B, 3, H, W)` float32, not clamped, by a network in eval mode on the device."""
+        with self.autocast():
+            output = net(lq.to(self.device, **_memory(channels_last)))
+        return as_outputs(output)["sr"]
 
     def hold_frozen(self, module: nn.Module) -> nn.Module:
         """Round what never learns once instead of in every forward pass, in place: equal numbers, half the memory.
@@ -95,3 +107,7 @@ class Precision:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             self.scaler.load_state_dict(state)
+
+
+def _memory(channels_last: bool) -> dict[str, Any]:
+    return {"memory_format": torch.channels_last} if channels_last else {}

@@ -97,6 +97,11 @@ def check_schema(data: Any, schema: str, place: Path | str, *, version: int = 1,
         )
 
 
+def cache_folder() -> Path:
+    """Where results are remembered: `$TGSR_CACHE`, else `~/.cache/tgsr`."""
+    return Path(os.environ.get("TGSR_CACHE") or Path.home() / ".cache" / "tgsr")
+
+
 def file_digest(path: Path | str) -> str:
     """16 hex digits of the content of a file, e.g. weights; DataError when it is absent."""
     digest = hashlib.blake2b(digest_size=8)

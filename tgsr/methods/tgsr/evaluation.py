@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 
-from tgsr.archs.base import as_outputs
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
-from tgsr.engine.build import build_metrics, build_network, build_val_sets
+from tgsr.engine.build import build_metrics, build_val_sets, make_restorer
 from tgsr.engine.context import Context
-from tgsr.engine.tiling import TiledRestorer
 from tgsr.methods.tgsr.artefacts import Record
 from tgsr.metrics.base import Metric
-from tgsr.models.precision import Precision, resolve_precision
+from tgsr.metrics.measure import measure as measure_pair
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.files import file_digest
@@ -37,18 +35,7 @@ def checkpoint_restorer(options: Options, checkpoint: Path | str, context: Conte
         context: the device.
     """
     path = replace(options.path, pretrain_network_g=Path(checkpoint))
-    net = build_network(replace(options, path=path, train=None)).to(context.device).eval()
-    memory = {"memory_format": torch.channels_last} if options.channels_last else {}
-    net.to(**memory)
-    precision = Precision(resolve_precision(options.precision, context.device), context.device)
-
-    @torch.inference_mode()
-    def run(lq: torch.Tensor) -> torch.Tensor:
-        with precision.autocast():
-            output = net(lq.to(context.device, **memory))
-        return as_outputs(output)["sr"]
-
-    return TiledRestorer(run, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
+    return make_restorer(replace(options, path=path, train=None), context)
 
 
 def check_val_set(options: Options, name: str, *, key: str = "run.val") -> None:
@@ -100,7 +87,14 @@ def task_images(dataset: Any, task: Task) -> list[Batch]:
     ]
 
 
-def measure(restore: Restore, images: Sequence[Batch], metrics: Mapping[str, Metric], *, chunk: int = 16) -> Values:
+def measure(
+    restore: Restore,
+    images: Sequence[Batch],
+    metrics: Mapping[str, Metric],
+    *,
+    chunk: int = 16,
+    device: torch.device | None = None,
+) -> Values:
     """Metric -> mean over images.
 
     Args:
@@ -108,6 +102,7 @@ def measure(restore: Restore, images: Sequence[Batch], metrics: Mapping[str, Met
         images: see `task_images`.
         metrics: by name.
         chunk: images restored at once.
+        device: where metrics that are networks are computed; None: on the CPU.
     """
     totals = dict.fromkeys(metrics, 0.0)
     count = 0
@@ -118,8 +113,8 @@ def measure(restore: Restore, images: Sequence[Batch], metrics: Mapping[str, Met
             restored = restore(batch.lq[start : start + chunk]).clamp(0, 1)
             for one, gt in zip(restored, batch.gt[start : start + chunk].to(restored.device), strict=True):
                 count += 1
-                for name, metric in metrics.items():
-                    totals[name] += metric(one, gt)
+                for name, value in measure_pair(metrics, one, gt, device or torch.device("cpu")).items():
+                    totals[name] += value
     return {name: total / count for name, total in totals.items()}
 
 
@@ -147,7 +142,7 @@ class TaskEvaluation:
             start = time.perf_counter()
             task = self.tasks[index]
             images = task_images(dataset, task)
-            values = {label: measure(restore, images, metrics) for label, restore in restorers.items()}
+            values = {k: measure(r, images, metrics, device=context.device) for k, r in restorers.items()}
             seconds = round(time.perf_counter() - start, 3)
             return {"task": task.name, "id": task.id, "status": "ok", "values": values, "seconds": seconds}
 

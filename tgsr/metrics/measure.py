@@ -1,0 +1,93 @@
+"""Metrics of one image pair: where each is computed, and what was measured before and need not be again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from tgsr import __version__
+from tgsr.metrics.base import Metric
+from tgsr.utils.errors import UserError
+from tgsr.utils.files import append_jsonl, cache_folder, read_jsonl
+
+logger = logging.getLogger("tgsr")
+
+
+def measure(
+    metrics: Mapping[str, Metric], restored: torch.Tensor, gt: torch.Tensor | None, device: torch.device
+) -> dict[str, float]:
+    """Metric -> value of one image, those that need a ground truth only where there is one.
+
+    Args:
+        metrics: by name.
+        restored, gt: `(3, H, W)` in [0, 1] on any device.
+        device: where metrics that are networks are computed.
+    """
+    wanted = {name: metric for name, metric in metrics.items() if gt is not None or not metric.needs_gt}
+    return {name: _value(metric, restored, gt, device) for name, metric in wanted.items()}
+
+
+def _value(metric: Metric, restored: torch.Tensor, gt: torch.Tensor | None, device: torch.device) -> float:
+    if not metric.is_network:
+        return float(metric(restored, gt))
+    try:
+        return float(metric(restored.to(device), None if gt is None else gt.to(device)))
+    except torch.OutOfMemoryError:
+        logger.warning("%s: a %dx%d image is measured on the CPU: no memory", metric.protocol, *restored.shape[:0:-1])
+    torch.cuda.empty_cache()
+    return float(metric(restored.cpu(), None if gt is None else gt.cpu()))
+
+
+class Remembered:
+    """Measures what was not measured before: a baseline is the same for every checkpoint of a comparison.
+
+    Values are kept by the content of both images and the metric's identity, in one file for all runs of a user.
+    A metric that does not tell its identity, one of the user's own, is always computed.
+
+    Args:
+        path: of the file; None: `measured.jsonl` in `cache_folder()`.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or cache_folder() / "measured.jsonl"
+        self._known: dict[str | None, float] = {}
+        try:
+            self._known = {r["key"]: float(r["value"]) for r in read_jsonl(self.path)}
+        except (UserError, OSError, ValueError, LookupError, TypeError):  # a damaged cache is no cache
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def measure(
+        self, metrics: Mapping[str, Metric], restored: torch.Tensor, gt: torch.Tensor | None, device: torch.device
+    ) -> dict[str, float]:
+        """See the function `measure`."""
+        images = b"".join(_digest(image) for image in (restored, gt) if image is not None)
+        keys = {name: _key(metric, images) for name, metric in metrics.items()}
+        values = {name: self._known[key] for name, key in keys.items() if key in self._known}
+        fresh = measure({n: m for n, m in metrics.items() if n not in values}, restored, gt, device)
+        for name, value in fresh.items():
+            self._keep(keys[name], value)
+        values |= fresh
+        return {name: values[name] for name in metrics if name in values}
+
+    def _keep(self, key: str | None, value: float) -> None:
+        if key is not None and math.isfinite(value):
+            self._known[key] = value
+            with contextlib.suppress(UserError):  # a full or foreign disk costs time, not the result
+                append_jsonl(self.path, {"key": key, "value": value})
+
+
+def _key(metric: Metric, images: bytes) -> str | None:
+    text = f"{__version__} {metric.identity} {metric.needs_gt} "
+    return None if metric.identity is None else hashlib.blake2b(text.encode() + images, digest_size=16).hexdigest()
+
+
+def _digest(image: torch.Tensor) -> bytes:
+    values = image.detach().cpu().contiguous().numpy()
+    return hashlib.blake2b(f"{values.dtype} {values.shape}".encode() + values.tobytes(), digest_size=16).digest()
