@@ -70,7 +70,7 @@ def test_foreign_state(tmp_path):
 def test_newest_good_one(experiment, caplog):
     writer = CheckpointWriter(experiment, keep_last=None)
     for i in (2, 10):
-        writer.save(i, {}, {"iteration": i})
+        writer.save(i, {"net_g": {}}, {"iteration": i})
     writer.wait()
     assert experiment.iterations() == [2, 10]
     assert experiment.load_newest()["iteration"] == 10

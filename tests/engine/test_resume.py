@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tgsr.config.options import load_options
 from tgsr.engine import build
 from tgsr.engine.checkpoint import CheckpointWriter, Experiment
 from tgsr.engine.context import Context
+from tgsr.engine.hooks import Hook
 from tgsr.engine.trainer import Trainer
 from tgsr.tasks.samplers import TASK_SAMPLERS, Feedback
 from tgsr.tasks.weighting import LOSS_WEIGHTINGS, EqualWeighting
@@ -208,3 +210,45 @@ def test_sampler_and_weighting_each_hear_of_their_own_interval(tmp_path):
     resumed = run(b, tasks=tasks, auto_resume=True)
     assert [f.losses for f in resumed.weighting.seen] == [f.losses for f in whole.weighting.seen[1:]]
     assert_same(weights(a), weights(b))
+
+
+class Outage(Hook):
+    def after_step(self, trainer, result, batches):
+        if trainer.iteration == 5:
+            trainer.writer.wait()
+            raise KeyboardInterrupt
+
+
+def test_what_lies_between_checkpoints_is_not_lost(tmp_path, caplog):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    rare = {"print_freq": 3, "save_checkpoint_freq": 1000, "use_tb_logger": False}
+    run(whole, logger=rare)
+    cut.mkdir()
+    options = load_options(write_options(cut, toy_options(cut, logger={**rare, "save_checkpoint_seconds": 0})))
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(options, Context.create(device="cpu"), hooks=[Outage()]).run()
+    assert states(cut) == ["4.state"]  # one file, however long the run
+    assert not list((cut / "experiments" / "toy" / "models").iterdir())
+    run(cut, auto_resume=True, logger=rare)
+    assert states(cut) == ["6.state"]
+    assert_same(weights(cut), weights(whole))
+    lines = [
+        [(e["iter"], e["losses"], e["tasks"], e["grad_norm"]) for e in events(root, "train")] for root in (cut, whole)
+    ]
+    assert lines[0] == lines[1]  # the window of the log that was cut, too
+
+    shutil.rmtree(cut / "experiments" / "toy" / "training_states")
+    caplog.set_level("WARNING", "tgsr")
+    run(cut, auto_resume=True, logger=rare)
+    assert "toy starts from the beginning" in caplog.text
+
+
+def test_states_between_checkpoints_do_not_count_as_checkpoints(tmp_path):
+    experiment = Experiment(tmp_path, "run")
+    experiment.prepare(resume=False)
+    writer = CheckpointWriter(experiment, keep_last=2)
+    for iteration, has_weights in ((1, True), (2, False), (3, True), (4, False), (5, False)):
+        writer.save(iteration, {"net_g": {"params": {}}} if has_weights else {}, {"iteration": iteration})
+    writer.wait()
+    assert experiment.iterations() == [1, 3, 5]
+    assert experiment.load_newest()["iteration"] == 5

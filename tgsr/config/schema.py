@@ -145,7 +145,10 @@ class WandbOptions:
 class LoggerOptions:
     print_freq: PositiveInt = 100
     save_checkpoint_freq: PositiveInt = 5000
-    keep_last: PositiveInt | None = None
+    """Iterations from one checkpoint to the next."""
+    save_checkpoint_seconds: Annotated[float, Range(0)] | None = 120
+    """Time without a checkpoint after which the state alone is written, for a sudden end; None: never."""
+    keep_last: PositiveInt | None = 5
     """Checkpoints to keep; None: all."""
     best: dict[str, str] = field(default_factory=FrozenDict)
     """Also keep the best weights by `{validation set: metric}`, as `net_g_best_<metric>.pth`

@@ -183,12 +183,18 @@ class CheckpointWriter:
 
         Args:
             iteration: finished iterations.
-            weights: `net_g` -> `{"params": ..., "params_ema": ...}`; copied before the call returns.
+            weights: `net_g` -> `{"params": ..., "params_ema": ...}`; copied before the call returns. A state without
+                weights files is one for a sudden end: the next checkpoint takes its place.
             state: all that resume needs, or None for weights alone; copied before the call returns.
         """
         self._make_room()
         copied = snapshot((weights, state))
         self._pending.append(self._executor.submit(self._write, iteration, *copied))
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is not on the disk yet."""
+        return any(not pending.done() for pending in self._pending)
 
     def save_named(self, file_name: str, weights: Mapping[str, Any]) -> None:
         """Write one weights file, such as the best by a metric."""
@@ -220,15 +226,18 @@ class CheckpointWriter:
         self._prune()
 
     def _prune(self) -> None:
+        iterations = self.experiment.iterations()
+        whole = [i for i in iterations if (self.experiment.models / f"net_g_{i}.pth").exists()]
+        kept = whole if self.keep_last is None else whole[-self.keep_last :]
+        for iteration in iterations:
+            if iteration not in kept and iteration != iterations[-1]:
+                (self.experiment.states / f"{iteration}.state").unlink()
         if self.keep_last is None:
             return
-        keep = set(self.experiment.iterations()[-self.keep_last :])
-        states, models = (self.experiment.states, r"(\d+)\.state"), (self.experiment.models, r"net_[a-z]+_(\d+)\.pth")
-        for folder, pattern in (states, models):
-            for path in folder.iterdir():
-                match = re.fullmatch(pattern, path.name)
-                if match and int(match[1]) not in keep:
-                    path.unlink()
+        for path in self.experiment.models.iterdir():
+            match = re.fullmatch(r"net_[a-z]+_(\d+)\.pth", path.name)
+            if match and int(match[1]) not in kept:
+                path.unlink()
 
 
 def save_torch(path: Path, content: Any) -> None:

@@ -128,11 +128,15 @@ class LogHook(Hook):
 
     def __init__(self, *, every: int) -> None:
         self.every = every
+        self.ledger: TaskLedger | None = None
+        self._resumed: Mapping[str, Any] = {}
         self._bar: Any = None
         self._told_of_waiting = False
 
     def before_train(self, trainer: Trainer) -> None:
         self.ledger = TaskLedger(trainer.tasks.names, trainer.context)
+        if self._resumed:
+            self.ledger.load_state_dict(self._resumed)
         self._since, self._wait, self._steps = time.perf_counter(), trainer.seconds_waiting, 0
         self._bar = progress(
             range(trainer.total_iter),
@@ -152,6 +156,13 @@ class LogHook(Hook):
     def after_train(self, trainer: Trainer) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A window that a resume cuts goes on, so that its line says the same."""
+        return {} if self.ledger is None else self.ledger.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._resumed = state
 
     def _write(self, trainer: Trainer) -> None:
         window = self.ledger.read()  # the only wait for the device; on all ranks, because it sums over them
@@ -257,22 +268,37 @@ class ValidationHook(Hook):
 
 
 class CheckpointHook(Hook):
-    """Saves every `every` iterations, at the end, and when somebody asks the run to stop.
+    """Saves every `every` iterations, at the end, when somebody asks the run to stop, and in between by the clock.
 
     Args:
         every: iterations.
+        seconds: time without a checkpoint after which a state is written that the next checkpoint replaces; None: none.
         before: save only where this validation comes next. It may fail (an image too small for a metric, memory), and
             what was trained must not be lost with it; the checkpoint after it replaces this one.
     """
 
-    def __init__(self, *, every: int, before: ValidationHook | None = None) -> None:
-        self.every, self.before = every, before
+    def __init__(self, *, every: int, seconds: float | None = None, before: ValidationHook | None = None) -> None:
+        self.every, self.seconds, self.before = every, seconds, before
+        self._last = time.monotonic()
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._last = time.monotonic()
 
     def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
         if self.before is not None and not self.before.is_due(trainer):
             return
-        if trainer.iteration % self.every == 0 or trainer.iteration == trainer.total_iter or trainer.is_stopping:
-            trainer.save()
+        is_due = trainer.iteration % self.every == 0 or trainer.iteration == trainer.total_iter or trainer.is_stopping
+        if is_due or self._is_time(trainer):
+            trainer.save(with_weights=is_due)
+            self._last = time.monotonic()
+
+    def _is_time(self, trainer: Trainer) -> bool:
+        """Rank 0 tells the time; several ranks ask where they wait for each other anyway."""
+        context = trainer.context
+        if self.seconds is None or (context.world_size > 1 and trainer.iteration % trainer.options.logger.print_freq):
+            return False
+        is_late = context.is_main and time.monotonic() - self._last >= self.seconds and not trainer.writer.is_writing
+        return context.from_main(is_late)
 
     def after_train(self, trainer: Trainer) -> None:
         trainer.writer.wait()

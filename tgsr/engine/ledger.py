@@ -65,12 +65,21 @@ class TaskLedger:
         self._scalars.clear()
         self._num_steps = 0
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Per-task sums over all ranks: what an interval's feedback needs after a resume in its middle."""
-        return {"tasks": self.context.sum(self._tasks.clone())}
+    def state_dict(self) -> dict[str, Any]:
+        """The window so far, sums over all ranks: what an interval's feedback and a log line need after a resume."""
+        return {
+            "tasks": self.context.sum(self._tasks.clone()),
+            "named": {name: self.context.sum(sums.clone()) for name, sums in self._named.items()},
+            "scalars": dict(self._scalars),
+            "num_steps": self._num_steps,
+        }
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Rank 0 takes the sums of all ranks, so that they are counted once."""
         self.clear()
+        self._num_steps = state.get("num_steps", 0)  # states of older versions have the tasks alone
         if self.context.is_main:
             self._tasks.copy_(state["tasks"])
+        for name, sums in state.get("named", {}).items():  # on all ranks: they add up the same names
+            self._named[name] = sums.to(self.context.device) * float(self.context.is_main)
+        self._scalars = {name: value.to(self.context.device) for name, value in state.get("scalars", {}).items()}

@@ -32,19 +32,22 @@ class RunLogger:
         options: which back ends.
         name: of the run.
         is_main: whether this is rank 0.
-        resume_at: events after this iteration are dropped: they come again.
+        resume_at: events after this iteration are dropped, and counted in `num_dropped`: they come again.
     """
 
     def __init__(
         self, folder: Path, options: LoggerOptions, *, name: str, is_main: bool, resume_at: int | None = None
     ) -> None:
         self.path = folder / "log.jsonl"
+        self.num_dropped = 0
         self.is_main = is_main
         self._tensorboard = self._wandb = None
         if not is_main:
             return
         if resume_at is not None and self.path.exists():
-            kept = [e for e in read_jsonl(self.path) if e.get("iter", 0) <= resume_at]
+            found = list(read_jsonl(self.path))
+            kept = [e for e in found if e.get("iter", 0) <= resume_at]
+            self.num_dropped = len(found) - len(kept)
             text = "".join(to_json(e) + "\n" for e in kept)
             write_atomic(self.path, lambda f: f.write(text.encode()))
         if options.use_tb_logger:

@@ -68,7 +68,7 @@ class Trainer:
             *hooks,
             CheckpointHook(every=options.logger.save_checkpoint_freq, before=validation),
             validation,
-            CheckpointHook(every=options.logger.save_checkpoint_freq),
+            CheckpointHook(every=options.logger.save_checkpoint_freq, seconds=options.logger.save_checkpoint_seconds),
         ]
         # state
         self.iteration = 0
@@ -185,11 +185,11 @@ class Trainer:
             "world_size": self.context.world_size,
         }
 
-    def save(self) -> None:
-        """Checkpoint now, written in the background."""
+    def save(self, *, with_weights: bool = True) -> None:
+        """Checkpoint now, written in the background; without weights files, it holds until the next one."""
         state = self.state_dict()
         if self.context.is_main:
-            self.writer.save(self.iteration, self.weights(), state)
+            self.writer.save(self.iteration, self.weights() if with_weights else {}, state)
 
     def _open(self) -> None:
         """Make or resume the experiment; on rank 0 also its folder, option file and writer."""
@@ -209,6 +209,8 @@ class Trainer:
             is_main=self.context.is_main,
             resume_at=self.iteration if resume else None,  # killed before its first checkpoint: all lines come again
         )
+        if self.log.num_dropped and state is None:
+            logger.warning("%s starts from the beginning: no checkpoint of it is left", self.options.name)
 
     def _find_state(self) -> dict[str, Any] | None:
         """This run's newest with `--auto_resume`, else the one the options name. States after it are set aside."""
