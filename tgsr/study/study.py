@@ -51,19 +51,22 @@ class Stages(Runner):
     def run(self) -> None:
         self.context.auto_resume = True
         self._check_ranks()
-        plan = Plan(self.runners())
-        self.write_page(plan)
+        plan = Plan(self.runners()) if self.context.is_main else None
         for number, options in enumerate(self.stages):
-            left = plan.seconds_left(number)
-            eta = "" if left is None else f", about {clock(left)} left"
-            logger.info("stage %d of %d: %s%s", number + 1, len(self.stages), options.name, eta)
+            if plan is not None:
+                self.write_page(plan)
+                left = plan.seconds_left(number)
+                eta = "" if left is None else f", about {clock(left)} left"
+                logger.info("stage %d of %d: %s%s", number + 1, len(self.stages), options.name, eta)
             if not run_stage(options, self.context, is_in_chain=True):
                 return
-            plan.note(number, make_runner(options, self.context))
+            if plan is not None:
+                plan.note(number, make_runner(options, self.context))
+        if plan is not None:
             self.write_page(plan)
 
     def write_page(self, plan: Plan) -> None:
-        """Called before the first stage and after each; on all ranks."""
+        """Called on rank 0 before each stage and after the last."""
 
     def outputs(self) -> list[Path]:
         return [path for runner in self.runners() for path in runner.outputs()]
@@ -216,8 +219,7 @@ class Study(Stages):
         return written
 
     def write_page(self, plan: Plan) -> None:
-        if self.context.is_main:
-            write_study_page(self.options, plan)
+        write_study_page(self.options, plan)
 
 
 def in_stage(line: str, place: str) -> ConfigError:
