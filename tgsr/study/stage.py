@@ -11,12 +11,9 @@ from tgsr.config.options import write_options
 from tgsr.engine.checkpoint import Experiment
 from tgsr.engine.runner import Runner
 from tgsr.report.builder import Report
+from tgsr.study.subrun import Stopped, stoppable
 
 logger = logging.getLogger("tgsr")
-
-
-class Stopped(Exception):  # noqa: N818 - no error: the run was asked to stop
-    """Leaves a stage that was asked to stop; what is finished is on disk, and the next start goes on from there."""
 
 
 class Stage(Runner):
@@ -40,11 +37,8 @@ class Stage(Runner):
 
     def run(self) -> None:
         self._open()
-        with self.context.catch_signals():
-            try:
-                self.work()
-            except Stopped:
-                self.context.stop_requested = True
+        with stoppable(self.context):
+            self.work()
         if self.context.should_stop():
             return
         self.context.barrier()

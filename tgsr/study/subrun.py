@@ -12,10 +12,10 @@ from tgsr.config.schema import Options, TaskOptions, TaskSetSpec
 from tgsr.config.spec import Kind, Spec
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
+from tgsr.engine.smallest import stretched
 from tgsr.engine.trainer import Trainer
 
 _TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
-_LENGTHS = ("total_iter", "periods", "milestones", "T_max", "restarts")
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the run was asked to stop
@@ -56,7 +56,7 @@ def sub_options(
         tasks: which it trains on. None: as the stage.
         root: experiments root. None: below the stage's own folder (`<stage>/<name>`).
         seed: None: the stage's.
-        budget: factor on the iterations, see `scaled_budget`.
+        budget: factor on the iterations, see `stretched`.
         save_every: iterations between checkpoints. None: as the stage.
         keep_last: checkpoints to keep. None: as the stage.
     """
@@ -79,23 +79,7 @@ def sub_options(
         path=replace(options.path, resume_state=None, experiments_root=root or options.path.experiments_root),
         logger=logger,
     )
-    return scaled_budget(run, budget)
-
-
-def scaled_budget(options: Options, factor: float) -> Options:
-    """The same training with `factor` times the iterations, its schedule stretched with them."""
-    train = options.train
-    if train is None or factor == 1:
-        return options
-
-    def stretch(value: Any) -> Any:
-        return [stretch(v) for v in value] if isinstance(value, (list, tuple)) else round(value * factor)
-
-    scheduler = train.scheduler
-    if scheduler is not None:
-        kwargs = {k: stretch(v) if k in _LENGTHS else v for k, v in scheduler.kwargs.items()}
-        scheduler = replace(scheduler, kwargs=kwargs)
-    return replace(options, train=replace(train, total_iter=stretch(train.total_iter), scheduler=scheduler))
+    return stretched(run, budget)
 
 
 def train(options: Options, context: Context, *, hooks: Sequence[Hook] = ()) -> Trainer:
