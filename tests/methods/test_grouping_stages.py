@@ -1,6 +1,7 @@
 """The stages of TGSR on four tiny images, a one-parameter degradation and a network of a few hundred weights."""
 
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,10 @@ import yaml
 
 import tgsr.methods  # noqa: F401 - registers the stages
 from tests.methods.grouping_toys import toy_space, toy_tasks
+from tests.ranks import in_processes
 from tgsr.config.options import load_options
 from tgsr.degradations.base import PointSpace
+from tgsr.engine import checkpoint
 from tgsr.engine.build import build_tasks
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
@@ -240,6 +243,33 @@ def test_grouping_trains_scores_and_resumes(stage, tasks, start, indicators):
     assert only.names == groups.groups[1]
     with pytest.raises(ConfigError, match="no group 9"):
         task_group(space=toy_space(), path=tasks, groups=folder / "groups.json", group=9)
+
+
+def _run_slowly(context, file, overrides):
+    """A stage on a disk that takes its time."""
+    write = checkpoint.save_torch
+
+    def save(path, content):
+        time.sleep(0.3)
+        write(path, content)
+
+    checkpoint.save_torch = save
+    run_stage(load_options(file, overrides), context)
+
+
+def test_two_ranks_group_as_one_does(stage, tasks, start, indicators, tmp_path):
+    """Rank 1 measures the weights of a round that rank 0 has written in a background thread."""
+    run = {
+        "type": "GroupTasks", "tasks": tasks, "indicators": indicators, "val": "small", "share": 0.7,
+        "thresholds": [-0.5, -5.0], "processes": 1,
+    }  # fmt: skip
+    folder = stage("groups", run=run, path=start)
+    overrides = ["name=shared", "datasets:train:batch_size_per_gpu=2"]
+    in_processes(2, _run_slowly, tmp_path / "groups.yml", overrides)
+    alone, shared = (load_groups(f / "groups.json") for f in (folder, folder.with_name("shared")))
+    assert shared.groups == alone.groups
+    for ours, theirs in zip(alone.rounds, shared.rounds, strict=True):
+        assert theirs.pis == pytest.approx(dict(ours.pis), abs=1e-3)
 
 
 def test_unreachable_thresholds_keep_the_scores(stage, tasks, start, indicators, tmp_path):

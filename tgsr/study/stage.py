@@ -39,9 +39,9 @@ class Stage(Runner):
         self._open()
         with stoppable(self.context):
             self.work()
+        self.context.barrier()  # the product is on the disk
         if self.context.should_stop():
             return
-        self.context.barrier()
         if self.context.is_main:
             self.write_page()
         self.context.barrier()

@@ -44,8 +44,8 @@ class Stopped(Exception):  # noqa: N818 - no error: the run was asked to stop
 
 def alone(context: Context) -> Context:
     """This device as a world of one: what one rank does without the others."""
-    lonely = replace(context, rank=0, world_size=1, local_rank=0, auto_resume=True, after_stage=None)
-    lonely.stop_requested = context.stop_requested
+    lonely = context.alone()
+    lonely.auto_resume = True
     return lonely
 
 

@@ -308,7 +308,7 @@ class SingleTaskReferences(Runner):
         assert options.train is not None
         if options.train.total_iter in self._curve(task.name, header) and self._weights(task.name).exists():
             return True
-        lonely = replace(self.context, rank=0, world_size=1, local_rank=0, auto_resume=True, after_stage=None)
+        lonely = replace(self.context.alone(), auto_resume=True)
         assert options.val.val_tasks is not None
         space = TaskSet([task])
         dataset = options.datasets.val[options.val.val_tasks].build(scale=options.scale, tasks=space)

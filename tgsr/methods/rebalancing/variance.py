@@ -193,7 +193,7 @@ class GradientVariance(Runner):
             return
         tasks = build.build_tasks(self.options)
         weights = self._weights(tasks)
-        lonely = replace(self.context, rank=0, world_size=1, local_rank=0)
+        lonely = self.context.alone()
         gradients = SampleGradients(self.options, lonely, tasks)
         moments = []
         for j, task in enumerate(tasks):

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +41,7 @@ def default_processes(context: Context) -> int:
 
 def alone(context: Context) -> Context:
     """The same device as a world of one: a sweep's networks must not wait for those of other ranks."""
-    return replace(context, rank=0, world_size=1, local_rank=0, after_stage=None)
+    return context.alone()
 
 
 def run_over_tasks(
