@@ -71,9 +71,7 @@ def alone():
 
 def writers(folder):
     """Rank -> keys in its part."""
-    return {
-        int(p.name.split(".")[1]): [r["key"] for r in list(read_jsonl(p))[1:]] for p in folder.glob("toy.*.jsonl")
-    }
+    return {int(p.name.split(".")[1]): [r["key"] for r in list(read_jsonl(p))[1:]] for p in folder.glob("toy.*.jsonl")}
 
 
 def test_one_process_does_what_the_journal_lacks(tmp_path, caplog):
@@ -111,9 +109,10 @@ def test_a_slow_key_does_not_hold_up_the_others(tmp_path):
 
 
 def test_more_ranks_than_keys(tmp_path):
-    assert in_threads(
-        4, lambda c: run_all(Toy(tmp_path), KEYS[:2], journal(tmp_path), c, processes=1, label="toy")
-    ) == [True] * 4
+    assert (
+        in_threads(4, lambda c: run_all(Toy(tmp_path), KEYS[:2], journal(tmp_path), c, processes=1, label="toy"))
+        == [True] * 4
+    )
     assert run_all(Toy(tmp_path), [], journal(tmp_path), alone(), label="toy")
 
 

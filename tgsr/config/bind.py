@@ -22,6 +22,7 @@ from tgsr.utils.registry import did_you_mean
 
 T = TypeVar("T")
 INTERNAL = "internal"  # metadata of dataclass fields that an option file cannot set
+LATER = "later"  # of fields that are younger than files that we read: written out only where they are not None
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 LIST_TYPES = (list, tuple, set, frozenset, Sequence, Iterable)
 

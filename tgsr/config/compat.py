@@ -56,7 +56,8 @@ _DEGRADE_SIZE = 400
 """Real-ESRGAN degrades crops of this edge and cuts gt_size out of them."""
 
 _LOADER_KEYS = (
-    "dataset", "batch_size_per_gpu", "num_worker_per_gpu", "prefetch_factor", "preflight", "skip_bad_images",
+    "dataset", "batch_size_per_gpu", "batch_size", "num_worker_per_gpu", "prefetch_factor", "preflight",
+    "skip_bad_images",
 )
 _DATASET_KEYS = (
     "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file", "io_backend", "filename_tmpl", "gt_size",

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tgsr.config.bind import INTERNAL, bind, is_output, join_problems, section_parameters, signature_of
+from tgsr.config.bind import INTERNAL, LATER, bind, is_output, join_problems, section_parameters, signature_of
 from tgsr.config.compat import translate
 from tgsr.config.json_schema import json_schema
 from tgsr.config.overrides import apply_overrides
@@ -146,6 +146,11 @@ def cross_check(options: Options) -> list[ConfigError]:
         for key, value in (("network_g", options.network_g), ("datasets.train", options.datasets.train)):
             if value is None:
                 complain("train", f"training needs '{key}'")
+    data = options.datasets.train
+    if data is not None and data.batch_size is None and data.batch_size_per_gpu is None:
+        complain("datasets.train", "there is no batch size", "give batch_size (over all GPUs) or batch_size_per_gpu")
+    if data is not None and data.batch_size is not None and train is not None and train.accumulation_steps > 1:
+        complain("train.accumulation_steps", "it follows from datasets.train.batch_size", "leave it out")
     _check_validation(options, complain)
     return problems
 
@@ -239,7 +244,9 @@ def to_plain(value: Any) -> Any:
         return {"type": value.type, **{k: to_plain(v) for k, v in value.kwargs.items()}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if not f.metadata.get(INTERNAL)
+            f.name: to_plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get(INTERNAL) or (f.metadata.get(LATER) and getattr(value, f.name) is None))
         }
     if isinstance(value, Mapping):
         return {k: to_plain(v) for k, v in value.items()}
@@ -267,6 +274,8 @@ def _digest(plain: dict[str, Any]) -> str:
         for section in sections:
             part = part.get(section) or {}
         part.pop(key, None)
+    if "batch_size" in (plain["datasets"]["train"] or {}):  # then this says what a GPU holds, and the batch is the same
+        plain["datasets"]["train"].pop("batch_size_per_gpu")
     text = json.dumps(plain, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

@@ -61,8 +61,10 @@ class TrainDataOptions:
     """The training set and its loader."""
 
     dataset: DatasetSpec
-    batch_size_per_gpu: PositiveInt
-    """Samples per rank and accumulation step."""
+    batch_size_per_gpu: PositiveInt | None = None
+    """Samples per rank and accumulation step; with `batch_size`, the most of them that a GPU holds (None: any)."""
+    batch_size: PositiveInt | None = field(default=None, metadata={"later": True})
+    """Samples of one iteration, the same on any number of ranks; the accumulation steps follow from it."""
     num_worker_per_gpu: NonNegativeInt = 2
     prefetch_factor: PositiveInt = 4
     preflight: bool = True

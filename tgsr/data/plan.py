@@ -23,6 +23,24 @@ class SamplePlan(NamedTuple):
     sample: int
 
 
+def split_batch(batch_size: int, ranks: int, largest: int | None = None) -> tuple[int, int]:
+    """Images of a micro batch and accumulation steps of a rank: as few steps as can be, all of one size.
+
+    Args:
+        batch_size: of all ranks.
+        ranks: how many share it.
+        largest: images of a micro batch at most. None: any number.
+
+    Raises:
+        ValueError: the ranks don't divide the batch.
+    """
+    each, rest = divmod(batch_size, ranks)
+    if rest or not each:
+        raise ValueError(f"a batch of {batch_size} cannot be shared by {ranks} ranks")
+    steps = next(n for n in range(-(-each // (largest or each)), each + 1) if each % n == 0)
+    return each // steps, steps
+
+
 class BatchPlan:
     """Plans the global batch of any iteration and cuts out one rank's share.
 

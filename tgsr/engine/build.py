@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from tgsr.archs.base import RestorationNetwork
+from tgsr.config.options import place_of
 from tgsr.config.schema import Options
 from tgsr.config.spec import Spec
 from tgsr.data.batch import Batch
 from tgsr.data.loader import TrainLoader
-from tgsr.data.plan import BatchPlan, PlanBatchSampler
+from tgsr.data.plan import BatchPlan, PlanBatchSampler, split_batch
 from tgsr.engine.context import Context
 from tgsr.engine.tiling import TiledRestorer
 from tgsr.metrics.base import Metric
@@ -250,6 +251,33 @@ def _tiled(options: Options, restore: Callable[[torch.Tensor], torch.Tensor], ne
     return TiledRestorer(restore, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
 
 
+def global_batch(options: Options, ranks: int = 1) -> int:
+    """Samples of one iteration over all ranks."""
+    data, train = options.datasets.train, options.train
+    assert data is not None, "checked by whoever trains"
+    if data.batch_size is not None:
+        return data.batch_size
+    assert data.batch_size_per_gpu is not None, "checked with the options"
+    return data.batch_size_per_gpu * ranks * (1 if train is None else train.accumulation_steps)
+
+
+def micro_batches(options: Options, ranks: int) -> tuple[int, int]:
+    """Images of a rank's micro batch, and accumulation steps.
+
+    Raises:
+        ConfigError: the ranks don't divide the batch.
+    """
+    size, data = global_batch(options, ranks), options.datasets.train
+    assert data is not None
+    try:
+        return split_batch(size, ranks, data.batch_size_per_gpu)
+    except ValueError as error:
+        fit = [str(n) for n in range(1, size + 1) if size % n == 0]
+        remedy = f"start {', '.join(fit[:-1])} or {fit[-1]} ranks" if len(fit) > 1 else "start one rank"
+        place = place_of(options, "datasets.train.batch_size")
+        raise ConfigError(str(error), place=place, remedy=f"{remedy}, or give another batch_size") from None
+
+
 class TrainData:
     """Micro batches of any range of iterations, on the device.
 
@@ -265,7 +293,7 @@ class TrainData:
         assert train is not None, "checked by the trainer"
         self.context, self.tasks = context, tasks
         self.channels_last = options.channels_last
-        self.num_micro = train.accumulation_steps
+        micro, self.num_micro = micro_batches(options, context.world_size)
         degradation = options.degradation
         self.on_device = degradation is not None and (
             degradation.where == "device" or (degradation.where == "auto" and context.device.type == "cuda")
@@ -283,12 +311,15 @@ class TrainData:
             preflight(self.dataset, context, skip_bad=data.skip_bad_images)
         self.plan = BatchPlan(
             len(self.dataset),
-            batch_size=data.batch_size_per_gpu * context.world_size * self.num_micro,
+            batch_size=micro * context.world_size * self.num_micro,
             sampler=sampler,
             seed=options.manual_seed,
             rank=context.rank,
             world_size=context.world_size,
         )
+        if data.batch_size is not None and context.is_main:
+            text = "%s: a batch of %d = %d ranks x %d images x %d accumulation steps"
+            logger.info(text, options.name, self.plan.batch_size, context.world_size, micro, self.num_micro)
         self.batch_sampler = PlanBatchSampler(self.plan, num_micro=self.num_micro)
         self.loader = TrainLoader(
             self.dataset,

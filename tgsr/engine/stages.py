@@ -55,6 +55,11 @@ class Train(Runner):
         made = 1 if train is None else -(-train.total_iter // log.save_checkpoint_freq) + 1
         return made if log.keep_last is None else min(made, log.keep_last + 1)
 
+    def __init__(self, *, options: Options, context: Context) -> None:
+        super().__init__(options=options, context=context)
+        if options.datasets.train is not None:
+            build.micro_batches(options, context.world_size)  # refused before anything runs
+
     def hooks(self) -> list[Hook]:
         """In addition to the trainer's own."""
         return []

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class Trainer:
         self.sampler = build.build_task_sampler(options, self.tasks)
         self.weighting = build.build_loss_weighting(options, self.tasks)
         self.sampler.check(options)
-        self.weighting.check(options)
+        _, num_micro = build.micro_batches(options, context.world_size)
+        self.weighting.check(replace(options, train=replace(options.train, accumulation_steps=num_micro)))
         # parts
         self.data = build.TrainData(options, context, self.tasks, self.sampler)
         self.model = build.build_model(options, context, self.weighting)

@@ -10,6 +10,7 @@ from typing import Any
 
 from tgsr.config.schema import Options, TaskOptions, TaskSetSpec
 from tgsr.config.spec import Kind, Spec
+from tgsr.engine.build import global_batch
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
 from tgsr.engine.smallest import stretched
@@ -47,6 +48,7 @@ def sub_options(
     budget: float = 1.0,
     save_every: int | None = None,
     keep_last: int | None = None,
+    fixed_batch: bool = False,
 ) -> Options:
     """Options of one training inside a stage: no stage of its own, no validation, no log elsewhere.
 
@@ -59,6 +61,8 @@ def sub_options(
         budget: factor on the iterations, see `stretched`.
         save_every: iterations between checkpoints. None: as the stage.
         keep_last: checkpoints to keep. None: as the stage.
+        fixed_batch: write out the global batch of one rank, so that it is the same whatever share of the ranks trains;
+            for trainings that the pool hands out (`run_all(..., trains=True, batch_size=global_batch(options))`).
     """
     logger = replace(
         options.logger,
@@ -79,7 +83,16 @@ def sub_options(
         path=replace(options.path, resume_state=None, experiments_root=root or options.path.experiments_root),
         logger=logger,
     )
-    return stretched(run, budget)
+    return stretched(_with_fixed_batch(run) if fixed_batch else run, budget)
+
+
+def _with_fixed_batch(options: Options) -> Options:
+    data, training = options.datasets.train, options.train
+    assert data is not None, "a training has data"
+    assert training is not None, "a training has a budget"
+    data = replace(data, batch_size=global_batch(options))
+    training = replace(training, accumulation_steps=1)
+    return replace(options, datasets=replace(options.datasets, train=data), train=training)
 
 
 def train(options: Options, context: Context, *, hooks: Sequence[Hook] = ()) -> Trainer:

@@ -12,6 +12,7 @@ from typing import Any
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import PositiveInt
+from tgsr.engine.build import global_batch
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.stages import make_restorer
@@ -179,9 +180,7 @@ class CompareGrouping(Runner):
 
     def _samples(self, options: Options, group_size: int) -> int:
         assert options.train is not None
-        assert options.datasets.train is not None
-        per_iteration = options.datasets.train.batch_size_per_gpu * options.train.accumulation_steps
-        return round(options.train.total_iter * per_iteration / group_size)
+        return round(options.train.total_iter * global_batch(options) / group_size)
 
     def _reuse(self, trainer: GroupTrainer) -> None:
         """Take over what the search has trained with the very same configuration."""

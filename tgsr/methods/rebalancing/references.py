@@ -77,7 +77,7 @@ def protocol_of(options: Options) -> dict[str, Any]:
         "val_data": options.datasets.val[name],
         "metrics": options.val.metrics,
         "train": {k: getattr(train, k) for k in ("losses", "optim_g", "scheduler", "warmup_iter", "ema_decay")},
-        "batch_size": data.batch_size_per_gpu,
+        "batch_size": data.batch_size or data.batch_size_per_gpu,
     }
     return json.loads(to_json(to_plain(content)))
 

@@ -93,7 +93,7 @@ class SampleGradients:
         assert options.train is not None
         data = options.datasets.train
         assert data is not None
-        single = replace(data, batch_size_per_gpu=1)
+        single = replace(data, batch_size_per_gpu=1, batch_size=None)
         self.options = replace(
             options,
             datasets=replace(options.datasets, train=single),

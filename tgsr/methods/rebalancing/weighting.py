@@ -293,7 +293,7 @@ class GeometricLossStrategy(_TaskMeanWeighting):
             raise ConfigError(
                 "GLS weighs every sample by the losses of the whole batch, which micro batches do not know in time",
                 place=f"{options.name}: train.accumulation_steps",
-                remedy="set it to 1 with a larger batch or more ranks, or use another weighting",
+                remedy="set it to 1 with more images a GPU or more ranks, or use another weighting",
             )
 
     def _slopes(

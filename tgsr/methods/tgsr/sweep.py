@@ -15,6 +15,7 @@ import numpy as np
 from tgsr.config.schema import Options
 from tgsr.config.spec import NonNegativeInt, PositiveInt, Range
 from tgsr.data.batch import Batch
+from tgsr.engine.build import global_batch
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.tgsr.artefacts import Record, SweepHeader, TaskLog
@@ -214,7 +215,7 @@ class IndicatorSweep(Runner):
         if options.train is None or options.datasets.train is None:
             raise ConfigError("the sweep needs the sections train and datasets.train", place=options.name)
         check_start(options)
-        iters, batch_size = options.train.total_iter, options.datasets.train.batch_size_per_gpu
+        iters, batch_size = options.train.total_iter, global_batch(options)
         is_paired = mode == "paired"
         probes = probe_iters or (_halves(iters) if is_paired or study else [iters])
         if sorted(set(probes)) != list(probes) or probes[-1] != iters or probes[0] < 1:
