@@ -273,3 +273,70 @@ def test_foreign_weights_are_explained(tmp_path, capsys):
     arguments = ["--force_yml", f"path:pretrain_network_g={tmp_path / 'other.pth'}"]
     assert main(["train", "-opt", str(path), *arguments]) == 2
     assert "other.pth" in capsys.readouterr().err
+
+
+def test_a_start_tells_what_it_is_and_all_of_it_is_in_train_log(tmp_path, capsys):
+    options = toy_options(tmp_path, num_threads=1)
+    path = str(write_options(tmp_path, options))
+    assert main(["train", "-opt", path, "--force_yml", "num_gpu=0"]) == 0
+    printed = [line[9:].split(" ", 1)[1] for line in capsys.readouterr().err.splitlines() if re.match(r"\d\d:", line)]
+    folder = tmp_path / "experiments" / "toy"
+    assert printed[:4] == [
+        "toy: x4, MSRResNet with 1.85k parameters from scratch",
+        "data: 6 images; 4 an iteration; 6 iterations are 4 epochs",
+        "device: CPU, 1 thread, fp32, 0 loader workers",
+        f"folder: {folder}; a checkpoint every 2 iterations, the last 5 are kept; "
+        "validation of toy (2 images) after the last iteration",
+    ]
+    log = folder / "train.log"
+    assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == printed  # the report's line, too
+    override = f"path.pretrain_network_g={tmp_path / 'nothing.pth'}"
+    assert main(["train", "-opt", path, "--auto_resume", "--force_yml", "train.total_iter=8", override]) == 2
+    override = f"path.pretrain_network_g={folder / 'models' / 'net_g_2.pth'}"
+    assert main(["train", "-opt", path, "--auto_resume", "--force_yml", "train.total_iter=8", override]) == 0
+    text = log.read_text()
+    assert "resuming toy at iteration 6" in text
+    assert "option changed since the checkpoint: train.total_iter: 6 -> 8" in text
+
+
+def test_a_run_that_fails_says_why_in_its_log(tmp_path):
+    path = str(write_options(tmp_path, toy_options(tmp_path)))
+    assert main(["train", "-opt", path, "--force_yml", "train.optim_g.lr=1e30", "val.metrics=~"]) == 2
+    log = (tmp_path / "experiments" / "toy" / "train.log").read_text()
+    assert "error: toy: not finite at iteration" in log.splitlines()[-1]
+
+
+def test_check_tells_memory_and_cost_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = toy_options(tmp_path)
+    demo = {"type": "GTDataset", "dataroot_gt": "datasets/demo/train", "prepare": "demo", "gt_size": 32}
+    options["datasets"]["train"]["dataset"] = demo
+    options["train"]["total_iter"] = 400_000
+    path = str(write_options(tmp_path, options))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert main(["train", "-opt", path, "--check"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    text = capsys.readouterr().err
+    assert re.search(r"memory: \d+\.\d\d GiB at the process's peak", text)
+    assert re.search(r"cost: a step takes [\d.]+ s here, 400000 of them [\d.]+ (min|h \d+ min)", text)
+    assert "a checkpoint takes 0.0" in text
+
+
+def test_check_all_builds_every_stage(tmp_path, capsys):
+    first = toy_options(tmp_path)
+    start = str(tmp_path / "experiments" / "toy" / "models" / "net_g_latest.pth")
+    torch.save({"params": {"conv.weight": torch.zeros(3)}}, tmp_path / "generator.pth")
+    second = toy_options(
+        tmp_path, name="gan", model="AdversarialModel",
+        network_d={"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},
+        path={**first["path"], "pretrain_network_g": start, "pretrain_network_d": str(tmp_path / "generator.pth")},
+    )  # fmt: skip
+    second["train"] |= {"gan": {"type": "GANLoss", "gan_type": "vanilla"}, "optim_d": {"type": "Adam", "lr": 1e-4}}
+    stages = [str(write_options(tmp_path, options)) for options in (first, second)]
+    chain = tmp_path / "chain.yml"
+    chain.write_text(json.dumps({"name": "chain", "scale": 4, "run": {"type": "Chain", "stages": stages}}))
+    assert main(["train", "-opt", str(chain), "--check"]) == 0
+    capsys.readouterr()
+    assert main(["train", "-opt", str(chain), "--check", "all"]) == 2
+    assert re.search(r"run.stages\[1\]: .*generator.pth", capsys.readouterr().err)
+    assert not (tmp_path / "experiments").exists()

@@ -37,7 +37,9 @@ def _stage_arguments(parser: argparse.ArgumentParser, *, check: str) -> None:
     parser.add_argument("--launcher", choices=["auto", "none", "pytorch", "slurm"], default="auto")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="accepted and ignored")
     parser.add_argument("--debug", action="store_true", help="validate, save and print after few iterations")
-    parser.add_argument("--check", action="store_true", help=check)
+    parser.add_argument(
+        "--check", nargs="?", const="first", choices=["first", "all"], help=f"{check}; all: of every stage of a study"
+    )  # fmt: skip
 
 
 def _inference_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,11 +175,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank = os.environ.get("RANK")
         if getattr(arguments, "debug", False) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)  # for whoever wrote the component that raised it
-        print(f"{f'[rank {rank}] ' if rank else ''}error: {error}", file=sys.stderr)  # noqa: T201 - the user's line
+        word = "\033[31merror:\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "error:"
+        print(f"{f'[rank {rank}] ' if rank else ''}{word} {error}", file=sys.stderr)  # noqa: T201 - the user's line
+        _note(f"error: {error}")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
+        _note("interrupted")
         return 130
+    except Exception:
+        _note(traceback.format_exc())
+        raise
+
+
+def _note(text: str) -> None:
+    """What is not logged, but printed, for `train.log`."""
+    if "tgsr.engine.train_log" not in sys.modules:  # nothing has run yet
+        return
+    from tgsr.engine.train_log import TrainLog
+
+    log = TrainLog.of_process()
+    if log is not None:
+        log.write(text)
 
 
 def _num_ranks(arguments: argparse.Namespace) -> int:
@@ -219,7 +238,7 @@ def _context(arguments: argparse.Namespace, options: Options) -> Iterator[Contex
         deterministic=options.deterministic,
     )
     set_up_logging(rank=context.rank)
-    context.after_stage = _write_report
+    context.after_stage = _end_stage
     try:
         yield context
     except BaseException:
@@ -230,11 +249,13 @@ def _context(arguments: argparse.Namespace, options: Options) -> Iterator[Contex
 
 def _train(arguments: argparse.Namespace) -> int:
     from tgsr.engine.runner import make_runner, run_stage
+    from tgsr.engine.train_log import TrainLog
 
+    TrainLog.install()
     options = _load(arguments)
     with _context(arguments, options) as context:
         if arguments.check:
-            return _check(make_runner(options, context))
+            return _check(make_runner(options, context), every=arguments.check == "all")
         if arguments.plan or arguments.expand or arguments.rehearse:
             return _study(arguments, make_runner(options, context))
         run_stage(options, context)
@@ -266,11 +287,11 @@ def _study(arguments: argparse.Namespace, runner: Runner) -> int:
     return EXIT_USER_ERROR if rehearsal.failed else 0
 
 
-def _check(runner: Runner) -> int:
-    from tgsr.data.prepare import prepare_datasets
+def _check(runner: Runner, *, every: bool) -> int:
+    from tgsr.study.study import Stages
 
-    prepare_datasets(runner.options)
-    problems = [*runner.missing_files()] or runner.check()
+    check = runner.check_every if every and isinstance(runner, Stages) else runner.check
+    problems = [*runner.missing_files()] or check()
     if not runner.context.is_main:
         return EXIT_USER_ERROR if problems else 0
     for problem in problems:
@@ -295,7 +316,7 @@ def _test(arguments: argparse.Namespace) -> int:
             else spec.build(options=options, context=context)
         )
         if arguments.check:
-            return _check(runner)
+            return _check(runner, every=arguments.check == "all")
         runner.run()
         if context.is_main:
             _write_report(options)
@@ -392,6 +413,16 @@ def _write_report(options: Options) -> None:
     results = Path(options.path.results_root) / options.name
     if (results / "metrics.json").exists():
         logger.info("report: %s", write_run_report(experiment, results))
+
+
+def _end_stage(options: Options) -> None:
+    """After a stage that is done: its report, and the end of its `train.log`."""
+    from tgsr.engine.train_log import TrainLog
+
+    _write_report(options)
+    log = TrainLog.of_process()
+    if log is not None:
+        log.end()
 
 
 def _report(arguments: argparse.Namespace) -> int:

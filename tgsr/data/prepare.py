@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tgsr.config.schema import Options
+from tgsr.config.spec import FrozenDict, Spec
 from tgsr.data.demo import prepare_demo
 from tgsr.utils.download import download, unpack
 from tgsr.utils.errors import ConfigError, DataError
@@ -147,20 +148,33 @@ NAMES = ("demo", *RECIPES)
 
 def prepare_missing(name: str, dataroot: Path | Sequence[Path]) -> None:
     """Make set `name` when a data root is not there (the data-set option `prepare`)."""
-    roots = [dataroot] if isinstance(dataroot, (str, Path)) else dataroot
-    for root in map(Path, roots):
+    for root in _folders(dataroot):
         if not root.exists() and name == "demo":
             if root.name not in ("train", "val"):
                 raise ConfigError(f"prepare: demo makes folders train and val, not '{root.name}'", place=str(root))
             prepare_demo(root.parent)
 
 
-def prepare_datasets(options: Options) -> None:
-    """Make the sets that an option file asks for with `prepare`, where they are not there."""
-    train = options.datasets.train
-    for spec in [*([] if train is None else [train.dataset]), *options.datasets.val.values()]:
-        if spec.kwargs.get("prepare"):
-            prepare_missing(spec.kwargs["prepare"], spec.kwargs["dataroot_gt"])
+def _folders(dataroot: Path | Sequence[Path]) -> list[Path]:
+    return [Path(dataroot)] if isinstance(dataroot, (str, Path)) else [Path(root) for root in dataroot]
+
+
+def prepare_elsewhere(options: Options, folder: Path) -> Options:
+    """The same options, with the sets that `prepare` would make and that are not there made in another folder."""
+
+    def elsewhere(spec: Spec) -> Spec:
+        name, given = spec.kwargs.get("prepare"), spec.kwargs.get("dataroot_gt")
+        if not name or given is None:
+            return spec
+        roots = [p if p.exists() else folder / p.parent.name / p.name for p in _folders(given)]
+        prepare_missing(name, roots)
+        return replace(spec, kwargs=FrozenDict({**spec.kwargs, "dataroot_gt": roots}))
+
+    train, val = options.datasets.train, options.datasets.val
+    if train is not None:
+        train = replace(train, dataset=elsewhere(train.dataset))
+    datasets = replace(options.datasets, train=train, val=FrozenDict({k: elsewhere(v) for k, v in val.items()}))
+    return replace(options, datasets=datasets)
 
 
 def prepare(

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from tgsr.engine.ranks import Ranks
+from tgsr.engine.train_log import Coloured, TrainLog
 from tgsr.utils.errors import ConfigError, UserError
 from tgsr.utils.threads import usable_cpus
 
@@ -301,10 +302,12 @@ def _join(device: torch.device, rank: int, world: int) -> Ranks:
 def set_up_logging(*, rank: int, level: int = logging.INFO) -> None:
     """Messages of `tgsr` to stderr: all of rank 0, warnings of the others with their rank."""
     root = logging.getLogger("tgsr")
-    root.handlers.clear()
+    own = TrainLog.of_process() if rank == 0 else None
+    root.handlers[:] = [] if own is None else [own]
     handler = logging.StreamHandler(sys.stderr)
     prefix = "" if rank == 0 else f"[rank {rank}] "
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(levelname)s %(message)s", "%H:%M:%S"))
+    formatter = Coloured if sys.stderr.isatty() and "NO_COLOR" not in os.environ else logging.Formatter
+    handler.setFormatter(formatter(f"%(asctime)s {prefix}%(levelname)s %(message)s", "%H:%M:%S"))
     root.addHandler(handler)
     root.setLevel(level if rank == 0 else logging.WARNING)
     root.propagate = False

@@ -17,6 +17,7 @@ from tgsr.engine.logger import pretty, progress
 from tgsr.engine.validation import validate
 from tgsr.models.base import StepResult
 from tgsr.utils.errors import UserError
+from tgsr.utils.text import clock
 from tgsr.utils.threads import usable_cpus
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ MAX_BAD_STEPS_IN_A_ROW = 10
 MAX_BAD_BATCHES = 10
 """Files of bad batches of one rank and start."""
 MAX_TASKS_IN_LOG = 64
+FIRST_ETA_SECONDS = 10.0
 
 
 class Hook:
@@ -131,7 +133,7 @@ class LogHook(Hook):
         self.ledger: TaskLedger | None = None
         self._resumed: Mapping[str, Any] = {}
         self._bar: Any = None
-        self._told_of_waiting = False
+        self._told_of_waiting = self._told_eta = False
 
     def before_train(self, trainer: Trainer) -> None:
         self.ledger = TaskLedger(trainer.tasks.names, trainer.context)
@@ -150,6 +152,7 @@ class LogHook(Hook):
         self.ledger.add(result)
         self._steps += 1
         self._bar.update()
+        self._tell_first_eta(trainer)
         if trainer.iteration % self.every == 0 or trainer.iteration == trainer.total_iter:
             self._write(trainer)
 
@@ -163,6 +166,16 @@ class LogHook(Hook):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._resumed = state
+
+    def _tell_first_eta(self, trainer: Trainer) -> None:
+        """Once, where the first line of the log is still far."""
+        seconds = time.perf_counter() - self._since
+        if self._told_eta or self._steps < 3 or seconds < FIRST_ETA_SECONDS:
+            return
+        self._told_eta = True
+        if trainer.context.is_main and trainer.iteration % self.every:
+            now, total, each = trainer.iteration, trainer.total_iter, seconds / self._steps
+            logger.info("iter %d/%d  %.3g s an iteration so far  ETA %s", now, total, each, clock(each * (total - now)))
 
     def _write(self, trainer: Trainer) -> None:
         window = self.ledger.read()  # the only wait for the device; on all ranks, because it sums over them
@@ -183,11 +196,12 @@ class LogHook(Hook):
         self.ledger.clear()
         self._since, self._wait, self._steps = now, trainer.seconds_waiting, 0
         if trainer.context.is_main:
-            line = pretty({**window["losses"], "lr": content["lr"], "images/s": content["images_per_s"]})
+            parts = {k: v for k, v in window["scalars"].items() if not k.startswith("grad_norm")}  # d_real, d_fake
+            line = pretty({**window["losses"], **parts, "lr": content["lr"], "images/s": content["images_per_s"]})
             self._bar.set_postfix_str(line, refresh=False)
             if self._bar.disable:
                 left = (trainer.total_iter - trainer.iteration) * trainer.batch_size / content["images_per_s"]
-                logger.info("iter %d/%d  %s  ETA %ds", trainer.iteration, trainer.total_iter, line, left)
+                logger.info("iter %d/%d  %s  ETA %s", trainer.iteration, trainer.total_iter, line, clock(left))
             if content["data_share"] > 0.2 and seconds > 5 and not self._told_of_waiting:
                 self._told_of_waiting = True
                 logger.info("%.0f %% of the time went into waiting for data; %s", *_about_waiting(trainer, content))

@@ -84,6 +84,10 @@ class Runner(ABC):
         files."""
         return []
 
+    def check_ahead(self) -> list[str]:
+        """What can be said of this stage before earlier ones have made what it reads."""
+        return []
+
     def units(self) -> tuple[float, str]:
         """The stage's budget and its unit, such as `(20000, "iterations")`: what its time is proportional to."""
         return 1, "stage"

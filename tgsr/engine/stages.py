@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from tgsr.config.options import missing_files, options_hash
 from tgsr.config.schema import Options, PathOptions, TaskOptions
 from tgsr.config.yaml_loader import COMMAND_LINE
 from tgsr.data.batch import Batch
+from tgsr.data.prepare import prepare_elsewhere
 from tgsr.engine import build
 from tgsr.engine.build import make_restorer
 from tgsr.engine.checkpoint import move_aside
@@ -21,6 +24,7 @@ from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook, StepClock
 from tgsr.engine.logger import pretty
 from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.start import tell_cost, tell_start
 from tgsr.engine.tiling import TiledRestorer
 from tgsr.engine.trainer import Trainer
 from tgsr.engine.validation import Restore, evaluate, validate
@@ -87,22 +91,24 @@ class Train(Runner):
         )
 
     def check(self) -> list[str]:
-        """One real step in memory and the first image of every validation set.
+        """One real step in memory and the first image of every validation set; nothing is written.
 
         Builds everything, reads one batch, measures, names parameters that get no gradient.
         """
-        trainer = Trainer(self.options, self.context)
-        assert self.options.train is not None
-        every = self.options.train.net_d_iters
-        first = -(-self.options.train.net_d_init_iters // every) * every  # in which the generator learns
-        try:
-            batches = next(trainer.data.iterations(0, 1))
-            trainer.model.step(batches, first)
-            for name, dataset in trainer.val_sets.items():
-                validate(trainer.restore, _FirstImage(dataset), trainer.metrics, self.context)
-                logger.info("%s: the first image can be measured", name)
-        finally:
-            trainer.data.close()
+        with TemporaryDirectory() as folder:
+            trainer = Trainer(prepare_elsewhere(self.options, Path(folder)), self.context)
+            tell_start(trainer)
+            try:
+                batches = next(trainer.data.iterations(0, 1))
+                seconds = self._two_steps(trainer, batches)
+                for name, dataset in trainer.val_sets.items():
+                    validate(trainer.restore, _FirstImage(dataset), trainer.metrics, self.context)
+                    logger.info("%s: the first image can be measured", name)
+            finally:
+                trainer.data.close()
+            shapes = {k: tuple(getattr(batches[0], k).shape) for k in ("lq", "gt")}
+            logger.info("one step works: lq %s, gt %s", shapes["lq"], shapes["gt"])
+            tell_cost(trainer, seconds)
         problems = []
         for name, part in trainer.model.trained().items():
             unused = [n for n, p in part.net.named_parameters() if p.requires_grad and p.grad is None]
@@ -111,11 +117,36 @@ class Train(Runner):
                     f"network_{name}: {len(unused)} parameters get no gradient ({', '.join(unused[:5])}); on several "
                     "GPUs set train.find_unused_parameters: true"
                 )
-        if self.context.device.type == "cuda":
-            logger.info("peak GPU memory of one step: %.2f GiB", torch.cuda.max_memory_allocated() / 2**30)
-        shapes = {k: tuple(getattr(batches[0], k).shape) for k in ("lq", "gt")}
-        logger.info("one step works: lq %s, gt %s, %d images", shapes["lq"], shapes["gt"], len(trainer.data.dataset))
         return problems
+
+    def _two_steps(self, trainer: Trainer, batches: list[Batch]) -> float:
+        """Seconds of the second one; the first one compiles and fills caches."""
+        assert self.options.train is not None
+        every = self.options.train.net_d_iters
+        first = -(-self.options.train.net_d_init_iters // every) * every  # in which the generator learns
+        start = 0.0
+        for iteration in (first, first + every):
+            start = time.perf_counter()
+            trainer.model.step(batches, iteration)
+            if self.context.device.type == "cuda":
+                torch.cuda.synchronize(self.context.device)
+        return time.perf_counter() - start
+
+    def check_ahead(self) -> list[str]:
+        """Builds networks, losses and metrics, and loads the weights that are there."""
+        path = self.options.path
+        there = {
+            key: given if given is not None and given.exists() else None
+            for key, given in (
+                ("pretrain_network_g", path.pretrain_network_g),
+                ("pretrain_network_d", path.pretrain_network_d),
+            )
+        }
+        options = replace(self.options, path=replace(path, **there), tasks=TaskOptions())
+        tasks = build.build_tasks(options)
+        build.build_model(options, self.context, build.build_loss_weighting(options, tasks))
+        build.build_metrics(options)
+        return []
 
 
 class _FirstImage:
@@ -159,7 +190,7 @@ class Test(Runner):
 
     def run(self) -> None:
         weights = self._weights()
-        restore, val_sets, metrics = self._build()
+        restore, val_sets, metrics = self._build(self.options)
         iteration = _iteration_of(weights, self.folder / "models")
         logger.info("measuring %s%s", weights, "" if iteration is None else f" (iteration {iteration})")
         if self.context.is_main and _is_of_other_weights(self.results / "metrics.json", weights):
@@ -192,19 +223,20 @@ class Test(Runner):
     def check(self) -> list[str]:
         """Builds everything, loads the weights and opens every image."""
         self._weights()
-        _, val_sets, _ = self._build()
-        for name, val_set in val_sets.items():
-            build.preflight(val_set, self.context)
-            logger.info("%s: %d images", name, len(val_set))
+        with TemporaryDirectory() as folder:
+            _, val_sets, _ = self._build(prepare_elsewhere(self.options, Path(folder)))
+            for name, val_set in val_sets.items():
+                build.preflight(val_set, self.context)
+                logger.info("%s: %d images", name, len(val_set))
         return []
 
-    def _build(self) -> tuple[TiledRestorer, dict[str, Any], dict[str, Metric]]:
+    def _build(self, options: Options) -> tuple[TiledRestorer, dict[str, Any], dict[str, Metric]]:
         """Network with weights, sets and metrics."""
-        val_sets = build.build_val_sets(self.options)
+        val_sets = build.build_val_sets(options)
         if not val_sets:
-            place = f"{self.options.name}: datasets.val"
+            place = f"{options.name}: datasets.val"
             raise UserError("there is no data set to test on", place=place, remedy="name one")
-        return make_restorer(self.options, self.context), val_sets, build.build_metrics(self.options)
+        return make_restorer(options, self.context), val_sets, build.build_metrics(options)
 
     def _weights(self) -> Path:
         weights = self.options.path.pretrain_network_g

@@ -19,6 +19,8 @@ from tgsr.engine.context import Context
 from tgsr.engine.hooks import CheckpointHook, GuardHook, Hook, LogHook, ValidationHook
 from tgsr.engine.ledger import TaskLedger
 from tgsr.engine.logger import RunLogger
+from tgsr.engine.start import tell_start
+from tgsr.engine.train_log import TrainLog
 from tgsr.engine.validation import validate
 from tgsr.tasks.samplers import Feedback
 from tgsr.utils.errors import CheckpointError, ConfigError, UserError
@@ -199,6 +201,9 @@ class Trainer:
         if self.context.is_main:
             self.experiment.prepare(resume=resume)
             write_options(self.options, self.experiment.path / f"{self.experiment.path.name}.yml")
+            log = TrainLog.of_process()
+            if log is not None:
+                log.open(self.experiment.path)
         self.writer = CheckpointWriter(self.experiment, keep_last=self.options.logger.keep_last)
         self.context.barrier()
         state = self._find_state() if resume else None
@@ -211,6 +216,7 @@ class Trainer:
             is_main=self.context.is_main,
             resume_at=self.iteration if resume else None,  # killed before its first checkpoint: all lines come again
         )
+        tell_start(self)
         if self.log.num_dropped and state is None:
             logger.warning("%s starts from the beginning: no checkpoint of it is left", self.options.name)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from tgsr.config.schema import Options
 from tgsr.report.builder import Report
 from tgsr.report.tables import Column, Row, Table
-from tgsr.study.plan import Plan, clock
+from tgsr.study.plan import Plan
+from tgsr.utils.text import clock
 
 
 def write_study_page(options: Options, plan: Plan) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from tgsr.engine.runner import Runner, State, stage_state
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import read_json
+from tgsr.utils.text import clock
 
 REHEARSAL = "rehearsal"
 """Folder of rehearsals below the experiments and the results."""
@@ -118,17 +119,3 @@ def _cost_of(folder: Path) -> Mapping[str, Any] | None:
         return read_json(folder / "stage.json").get("cost")
     except DataError:
         return None
-
-
-def clock(seconds: float) -> str:
-    """`4 s`, `12 min`, `3 h 20 min`, `5 d 4 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"

@@ -20,9 +20,10 @@ from tgsr.engine.runner import RUNNERS, run_stage
 from tgsr.engine.smallest import narrow, tiny
 from tgsr.report.builder import Report
 from tgsr.report.tables import Column, Row, Table
-from tgsr.study.plan import REHEARSAL, Plan, clock
+from tgsr.study.plan import REHEARSAL, Plan
 from tgsr.study.study import Stages, Study
 from tgsr.utils.errors import UserError
+from tgsr.utils.text import clock
 
 logger = logging.getLogger("tgsr")
 

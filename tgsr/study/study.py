@@ -19,8 +19,9 @@ from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner, make_runner, run_stage
 from tgsr.study.matrix import Branch, Matrix
 from tgsr.study.page import write_study_page
-from tgsr.study.plan import Plan, clock
+from tgsr.study.plan import Plan
 from tgsr.utils.errors import ConfigError, UserError
+from tgsr.utils.text import clock
 
 logger = logging.getLogger("tgsr")
 A, B = TypeVar("A"), TypeVar("B")
@@ -91,11 +92,14 @@ class Stages(Runner):
         return self.runners()[0].check()
 
     def check_every(self) -> list[str]:
-        """What all stages say whose inputs are there: those of later ones may not be made yet."""
+        """What all stages say; of those whose inputs are not made yet, what can be said without."""
         problems = []
         for number, runner in enumerate(self.runners()):
-            if not runner.missing_files():
-                problems += [str(in_stage(line, self.place(number))) for line in runner.check()]
+            try:
+                found = runner.check_ahead() if runner.missing_files() else runner.check()
+            except UserError as error:
+                found = str(error).splitlines()
+            problems += [str(in_stage(line, self.place(number))) for line in found]
         return problems
 
     def runners(self) -> list[Runner]:
