@@ -239,11 +239,11 @@ def build_restorer(options: Options, model: RestorationModel) -> TiledRestorer:
     return _tiled(options, model.restore, model.net_g)
 
 
-def make_restorer(options: Options, context: Context) -> TiledRestorer:
-    """The network of the options with its weights, for images of any size; nothing that trains."""
+def make_restorer(options: Options, context: Context, net: nn.Module | None = None) -> TiledRestorer:
+    """The network of the options with its weights, or another one, for images of any size; nothing that trains."""
     precision = Precision(resolve_precision(options.precision, context.device), context.device)
     channels_last = options.channels_last
-    net = precision.place(build_network(options), channels_last=channels_last).eval()
+    net = precision.place(net or build_network(options), channels_last=channels_last).eval()
     return _tiled(options, lambda lq: precision.restore(net, lq, channels_last=channels_last), net)
 
 
