@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.engine.toy import POINTS, toy_options, write_options
-from tests.ranks import in_processes
+from tests.ranks import in_processes, in_threads
 from tgsr.config.options import load_options
 from tgsr.config.schema import Options
 from tgsr.engine.build import global_batch
@@ -18,6 +18,7 @@ from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
 from tgsr.study.journal import Journal
 from tgsr.study.pool import run_all
+from tgsr.study.stage import Stage
 from tgsr.study.subrun import Stopped, latest_weights, stoppable, sub_options, task_set, train
 from tgsr.utils.files import file_digest
 
@@ -74,6 +75,27 @@ def test_a_stopped_training_resumes(options, tmp_path):
     assert latest_weights(trainer) == tmp_path / "experiments/study/stage/one/models/net_g_latest.pth"
     contents = [torch.load(latest_weights(t), weights_only=True)["params"] for t in (trainer, whole)]
     assert all(torch.equal(contents[0][k], contents[1][k]) for k in contents[0])
+
+
+class Loop(Stage):
+    """Two pieces of work; a signal comes to rank 1 alone, in the middle of the first."""
+
+    def work(self) -> None:
+        self.done = []
+        for piece in range(2):
+            self.stop_if_asked()
+            self.done.append(piece)
+            self.context.stop_requested |= self.context.rank == 1
+
+
+def test_a_stage_stops_on_all_ranks_at_the_same_point(options):
+    def work(context):
+        stage = Loop(options=options, context=context)
+        with pytest.raises(Stopped):
+            stage.work()
+        return stage.done
+
+    assert in_threads(3, work) == [[0]] * 3
 
 
 @dataclass(frozen=True)

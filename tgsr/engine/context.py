@@ -285,8 +285,8 @@ class Context:
 
 def _join(device: torch.device, rank: int, world: int) -> Ranks:
     """Meet the other processes where torch's launcher says, and make the group of all of them."""
-    store, _, _ = next(dist.rendezvous("env://", rank, world))
     timeout = timedelta(minutes=int(os.environ.get("TGSR_TIMEOUT_MINUTES", "30")))
+    store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",

@@ -58,8 +58,8 @@ class Stage(Runner):
         return page
 
     def stop_if_asked(self) -> None:
-        """Raise `Stopped` where the process was asked to stop."""
-        if self.context.stop_requested:
+        """Raise `Stopped` on all ranks where any of them was asked to stop; all ranks call it equally often."""
+        if any(self.context.gather([self.context.stop_requested])):
             raise Stopped
 
     def _open(self) -> None:
