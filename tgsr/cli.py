@@ -9,12 +9,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgsr import __version__
-from tgsr.utils.errors import UserError
+from tgsr.utils.errors import EXIT_STOPPED, Stopped, UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong arguments must not wait for it
     from tgsr.config.schema import Options
@@ -163,7 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user can mend it."""
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user can mend it, 75 stopped and resumable."""
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = make_parser().parse_args(argv)
@@ -179,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{f'[rank {rank}] ' if rank else ''}{word} {error}", file=sys.stderr)  # noqa: T201 - the user's line
         _note(f"error: {error}")
         return EXIT_USER_ERROR
+    except Stopped:
+        return EXIT_STOPPED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         _note("interrupted")
@@ -241,6 +243,9 @@ def _context(arguments: argparse.Namespace, options: Options) -> Iterator[Contex
     context.after_stage = _end_stage
     try:
         yield context
+    except Stopped:  # on all ranks
+        context.close()
+        raise
     except BaseException:
         context.fail()
         raise
@@ -258,7 +263,9 @@ def _train(arguments: argparse.Namespace) -> int:
             return _check(make_runner(options, context), every=arguments.check == "all")
         if arguments.plan or arguments.expand or arguments.rehearse:
             return _study(arguments, make_runner(options, context))
-        run_stage(options, context)
+        if not run_stage(options, context):
+            logger.warning("%s was stopped; --auto_resume goes on from here", options.name)
+            return EXIT_STOPPED
     return 0
 
 
@@ -301,6 +308,7 @@ def _check(runner: Runner, *, every: bool) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
+    from tgsr.engine.runner import claimed
     from tgsr.engine.stages import Test, is_training
 
     options = _load(arguments)
@@ -317,9 +325,12 @@ def _test(arguments: argparse.Namespace) -> int:
         )
         if arguments.check:
             return _check(runner, every=arguments.check == "all")
-        runner.run()
-        if context.is_main:
-            _write_report(options)
+        with context.catch_signals(), claimed(runner):
+            runner.run()
+            if context.should_stop():
+                return EXIT_STOPPED
+            if context.is_main:
+                _write_report(options)
     return 0
 
 
@@ -382,6 +393,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from tgsr.engine.context import resolve_device, set_up_logging
     from tgsr.engine.folders import default_metrics, evaluate_folder
     from tgsr.utils.files import read_json, write_json
+    from tgsr.utils.lock import hold
 
     set_up_logging(rank=0)
 
@@ -396,9 +408,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         device=resolve_device("auto"),
     )  # fmt: skip
     path = arguments.output or Path("results") / name / "metrics.json"
-    if arguments.output is None and path.exists() and read_json(path).get("weights") != content["weights"]:
-        move_aside(path.parent)  # numbers of a run, or of another folder
-    write_json(path, content)
+    with nullcontext() if arguments.output else hold(path.parent):
+        if arguments.output is None and path.exists() and read_json(path).get("weights") != content["weights"]:
+            move_aside(path.parent)  # numbers of a run, or of another folder
+        write_json(path, content)
     for metric, value in content["datasets"][name]["metrics"].items():
         print(f"{metric} {value['mean']:.4f}  ({value['protocol']}, {value['num_images']} images)")  # noqa: T201
     print(path)  # noqa: T201

@@ -13,6 +13,7 @@ import torch
 
 from tests.engine.toy import POINTS, assert_same, toy_options, weights, write_options
 from tests.processes import Run, as_ranks
+from tgsr.cli import EXIT_STOPPED
 
 STATEFUL = {"type": "CountingTaskSampler"}
 PLUGIN = '''
@@ -52,9 +53,9 @@ def start(option_file: Path, *, ranks: int = 1, arguments: tuple[str, ...] = ())
     return Run(command, option_file.parent / "output.txt", as_ranks(ranks) if ranks > 1 else [{}])
 
 
-def finish(process: Run) -> str:
+def finish(process: Run, *, code: int = 0) -> str:
     output = process.communicate(timeout=180)[0].decode()
-    assert process.returncode == 0, output[-3000:]
+    assert process.returncode == code, output[-3000:]
     return output
 
 
@@ -130,6 +131,6 @@ def test_a_signal_to_the_whole_group_saves_and_ends_cleanly(tmp_path, number):
     while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) > 2):
         time.sleep(0.05)
     os.killpg(process.pid, number)
-    output = finish(process)
+    output = finish(process, code=EXIT_STOPPED)
     assert "saving after this iteration" in output
     assert len(list((tmp_path / "experiments" / "toy" / "training_states").iterdir())) == 1

@@ -25,6 +25,7 @@ from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
 from tgsr.utils.image_io import read_image, save_image, to_tensor, to_uint8
+from tgsr.utils.lock import hold
 
 SCHEMA_VERSION = 1
 MANIFEST, PARAMS, PAIRS, LQ_FOLDER = "benchmark.json", "params.jsonl", "pairs.txt", "LQ"
@@ -81,21 +82,22 @@ def build_benchmark(
         source = source.subset(range(min(max_images, len(source))))
     jobs, rows = _jobs(source, tasks, pairing, task)
     identity = _identity(source, tasks, seed, pairing, jobs)
-    _claim(output, identity)
-    done = _finished(output, jobs)
-    todo = [(i, job) for i, job in enumerate(jobs) if job.file not in done]
-    work = [(source.subset([rows[i]]), job, seed, output) for i, job in todo]
-    for record in iter_parallel(_make, work, num_workers=num_workers):
-        append_jsonl(output / _PARTIAL, record)
-        done[record["file"]] = record
-        if progress is not None:
-            progress(len(done), len(jobs))
-    lines = "".join(to_json(done[job.file]) + "\n" for job in jobs)
-    write_atomic(output / PARAMS, lambda file: file.write(lines.encode()))
-    pairs = "".join(f"{source.names[row]}, {job.file}\n" for row, job in zip(rows, jobs, strict=True))
-    write_atomic(output / PAIRS, lambda file: file.write(pairs.encode()))
-    write_json(output / MANIFEST, {**identity, "complete": True, "made_with": versions()})
-    (output / _PARTIAL).unlink(missing_ok=True)
+    with hold(output):
+        _claim(output, identity)
+        done = _finished(output, jobs)
+        todo = [(i, job) for i, job in enumerate(jobs) if job.file not in done]
+        work = [(source.subset([rows[i]]), job, seed, output) for i, job in todo]
+        for record in iter_parallel(_make, work, num_workers=num_workers):
+            append_jsonl(output / _PARTIAL, record)
+            done[record["file"]] = record
+            if progress is not None:
+                progress(len(done), len(jobs))
+        lines = "".join(to_json(done[job.file]) + "\n" for job in jobs)
+        write_atomic(output / PARAMS, lambda file: file.write(lines.encode()))
+        pairs = "".join(f"{source.names[row]}, {job.file}\n" for row, job in zip(rows, jobs, strict=True))
+        write_atomic(output / PAIRS, lambda file: file.write(pairs.encode()))
+        write_json(output / MANIFEST, {**identity, "complete": True, "made_with": versions()})
+        (output / _PARTIAL).unlink(missing_ok=True)
     return output / LQ_FOLDER
 
 

@@ -157,9 +157,11 @@ class TrainLoader:
 
 
 def _start_worker(_worker: int, *, closing: torch.Tensor) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach workers too, but the main process saves first. It ends workers with a
+    # Ctrl-C and a scheduler's signals reach workers too, but the main process saves first. It ends workers with a
     # SIGTERM of its own when it closes or exits, and says so before.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows lacks the second one
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.item() else None)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

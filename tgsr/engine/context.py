@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from tgsr.engine.ranks import Ranks
 from tgsr.engine.train_log import Coloured, TrainLog
-from tgsr.utils.errors import ConfigError, UserError
+from tgsr.utils.errors import ConfigError, Stopped, UserError
 from tgsr.utils.threads import usable_cpus
 
 Launcher = Literal["auto", "none", "pytorch", "slurm"]
@@ -107,6 +107,16 @@ def resolve_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) 
     return torch.device("cuda", local_rank)
 
 
+class StopFlag:
+    """Whether this process was asked to stop, and how it answers; shared by a context and its copies."""
+
+    def __init__(self, *, is_set: bool = False) -> None:
+        self.is_set, self.is_caught, self.is_deferred = is_set, False, False
+
+    def __reduce__(self) -> Any:  # a process that gets a copy catches its own signals
+        return StopFlag, ()
+
+
 @dataclass
 class Context:
     """Rank, world and device of this process; collective operations that do nothing in a world of one.
@@ -118,6 +128,7 @@ class Context:
         debug: `--debug` was given.
         after_stage: called with its options on rank 0 when a stage has just been done (the command line's reports).
         ranks: where the ranks meet; None in a world of one.
+        stop: what the signals have said.
     """
 
     device: torch.device
@@ -128,7 +139,7 @@ class Context:
     debug: bool = False
     after_stage: Callable[[Any], None] | None = None
     ranks: Ranks | None = None
-    stop_requested: bool = field(default=False, init=False)
+    stop: StopFlag = field(default_factory=StopFlag, repr=False)
 
     @staticmethod
     def create(
@@ -236,25 +247,65 @@ class Context:
         if isinstance(parts, int):
             parts = [self.world_size // parts + (k < self.world_size % parts) for k in range(parts)]
         ranks = self.ranks.split(parts)
-        share = replace(self, rank=ranks.rank, world_size=ranks.world_size, after_stage=None, ranks=ranks)
-        share.stop_requested = self.stop_requested
-        return share
+        return replace(self, rank=ranks.rank, world_size=ranks.world_size, after_stage=None, ranks=ranks)
 
     def alone(self) -> Context:
         """This device as a world of one: what one rank does without the others."""
-        lonely = replace(self, rank=0, world_size=1, local_rank=0, after_stage=None, ranks=None)
-        lonely.stop_requested = self.stop_requested
-        return lonely
+        return replace(self, rank=0, world_size=1, local_rank=0, after_stage=None, ranks=None)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.stop.is_set
+
+    @stop_requested.setter
+    def stop_requested(self, value: bool) -> None:
+        self.stop.is_set = value
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether those who use this context can leave in the middle of their work: not one of several ranks that works
+        alone for a while, for whom the others wait."""
+        return self.world_size > 1 or not dist.is_initialized()
 
     @contextmanager
-    def catch_signals(self):  # noqa: ANN201 - a generator context manager
-        """Inside, SIGTERM, SIGINT and SIGUSR1 set `stop_requested`; a second SIGINT interrupts at once."""
+    def stopping(self, *, at_once: bool) -> Iterator[None]:
+        """How a signal is answered inside: with `Stopped` at once, or by setting `stop_requested` and nothing else.
+
+        Several ranks never leave at once: they agree first, where they ask (`should_stop`, `validate`).
+        """
+        before, self.stop.is_deferred = self.stop.is_deferred, not at_once
+        try:
+            if at_once and self.stop_requested and self._answers_at_once:
+                raise Stopped
+            yield
+        finally:
+            self.stop.is_deferred = before
+
+    @property
+    def _answers_at_once(self) -> bool:
+        return not self.stop.is_deferred and self.world_size == 1 and self.may_leave
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Inside, SIGTERM, SIGINT and SIGUSR1 ask to stop; see `stopping`. A second SIGINT interrupts at once."""
+        if self.stop.is_caught:
+            yield
+            return
+        owner = os.getpid()
 
         def handle(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != owner:  # a forked child, which has nothing to save
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+                return
             if self.stop_requested and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.stop_requested = True
-            logger.warning("%s received: saving after this iteration, then stopping", signal.Signals(number).name)
+            what = "stopping" if self._answers_at_once else "saving after this iteration, then stopping"
+            logger.warning("%s received: %s", signal.Signals(number).name, what)
+            if self._answers_at_once:
+                raise Stopped
 
         old = {}
         try:
@@ -264,9 +315,11 @@ class Context:
                     old[number] = signal.signal(number, handle)
         except ValueError:  # not in the main thread: somebody embeds us and owns the signals
             pass
+        self.stop.is_caught = True
         try:
             yield
         finally:
+            self.stop.is_caught = False
             for number, handler in old.items():
                 signal.signal(number, handler)
 

@@ -16,7 +16,7 @@ from tgsr.engine.ledger import TaskLedger
 from tgsr.engine.logger import pretty, progress
 from tgsr.engine.validation import validate
 from tgsr.models.base import StepResult
-from tgsr.utils.errors import UserError
+from tgsr.utils.errors import Stopped, UserError
 from tgsr.utils.text import clock
 from tgsr.utils.threads import usable_cpus
 
@@ -243,17 +243,23 @@ class ValidationHook(Hook):
             self.done = trainer.iteration
         if trainer.iteration > 0 and self.is_due(trainer):
             self._validate(trainer)
-            trainer.save()
+            if not trainer.is_stopping:
+                trainer.save()
 
     def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
-        if self.is_due(trainer):
+        if self.is_due(trainer) and not trainer.is_stopping:
             self._validate(trainer)
 
     def _validate(self, trainer: Trainer) -> None:
-        found = {
-            name: validate(trainer.restore, dataset, trainer.metrics, trainer.context).means()
-            for name, dataset in trainer.val_sets.items()
-        }
+        """When asked to stop meanwhile, it is left to the run that goes on."""
+        try:
+            found = {
+                name: validate(trainer.restore, dataset, trainer.metrics, trainer.context).means()
+                for name, dataset in trainer.val_sets.items()
+            }
+        except Stopped:
+            trainer.is_stopping = True
+            return
         for name, values in found.items():
             trainer.log.event("val", trainer.iteration, dataset=name, metrics=values)
             logger.info("iter %d  %s: %s", trainer.iteration, name, pretty(values))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 import tgsr
-from tgsr.utils.errors import UserError
+from tgsr.utils.errors import EXIT_STOPPED, UserError
 from tgsr.utils.threads import usable_cpus
 
 logger = logging.getLogger("tgsr")
@@ -55,10 +56,11 @@ def start_ranks(num: int, command: Sequence[str]) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its traceback of ours says nothing
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # torch would leave them behind
     try:
         run.run(run.parse_args(arguments))
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
-    except SignalException as error:
-        return 128 + error.sigval
+    except SignalException:  # it has ended the processes, which save
+        return EXIT_STOPPED
     return 0

@@ -7,7 +7,8 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,8 +18,9 @@ from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
 from tgsr.engine.context import Context
 from tgsr.engine.smallest import short
-from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.errors import ConfigError, DataError, Stopped, UserError
 from tgsr.utils.files import file_digest, folder_size, read_json, write_json
+from tgsr.utils.lock import hold
 from tgsr.utils.memory import peak_memory
 from tgsr.utils.registry import Registry
 
@@ -69,6 +71,11 @@ class Runner(ABC):
     def outputs(self) -> list[Path]:
         """Files and folders that this stage leaves for later ones."""
         return [self.folder, self.results, *([] if self.options.run is None else output_paths(self.options.run))]
+
+    def claims(self) -> list[Path]:
+        """Folders that no other process may work in while this stage does; see `claimed`."""
+        own = [self.folder, self.results]
+        return [*own, *(p for p in self.outputs() if not any(p.is_relative_to(folder) for folder in own))]
 
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """Files and folders that this stage reads and that are not there: the first thing that `--check` tells.
@@ -144,6 +151,25 @@ def stage_state(options: Options, *, is_in_chain: bool = False) -> State:
         return State("partial", marker=marked, inputs=inputs)
     afresh = is_in_chain and _has_other_weights(marked, options)
     return State("stale", "its options have changed", starts_afresh=afresh, marker=marked, inputs=inputs)
+@contextmanager
+def claimed(runner: Runner) -> Iterator[None]:
+    """Hold the locks of what a stage writes, in rank 0, until the outermost stage or chain of this process ends.
+
+    Raises:
+        UserError: another process holds one; on all ranks, and nothing was touched.
+    """
+    context, paths = runner.context, runner.options.path
+    refused: UserError | None = None
+    with ExitStack() as locks:
+        if context.is_main:
+            try:
+                locks.enter_context(hold(*runner.claims(), roots=(paths.experiments_root, paths.results_root)))
+            except UserError as error:
+                refused = error
+        refused = context.from_main(refused)
+        if refused is not None:
+            raise refused
+        yield
 
 
 def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) -> bool:
@@ -156,6 +182,15 @@ def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) 
     Returns:
         Whether it is done; False when it was asked to stop.
     """
+    with context.catch_signals():
+        try:
+            return _run_stage(options, context, is_in_chain=is_in_chain)
+        except Stopped:
+            context.stop_requested = True
+            return False
+
+
+def _run_stage(options: Options, context: Context, *, is_in_chain: bool) -> bool:
     if RUNNERS.get((options.run or _TRAINING).type).runs_stages:
         return _run(options, context)
     state = context.from_main(stage_state(options, is_in_chain=is_in_chain) if context.is_main else None)
@@ -175,19 +210,20 @@ def run_stage(options: Options, context: Context, *, is_in_chain: bool = False) 
 def _run(options: Options, context: Context, *, inputs: Mapping[str, str] | None = None) -> bool:
     """Run it; with `inputs`, mark it as done with what it read."""
     runner, start = make_runner(options, context), time.perf_counter()
-    runner.run()
-    context.barrier()  # one rank may be done hours before another
-    if context.should_stop():
-        return False
-    if context.is_main:
-        if inputs is not None:
-            hashes = {"options": options_hash(options), "training": training_hash(options)}
+    with claimed(runner):
+        runner.run()
+        context.barrier()  # one rank may be done hours before another
+        if context.should_stop():
+            return False
+        if context.is_main:
             cost = _cost(runner, time.perf_counter() - start)
-            marker = {"schema": "tgsr.stage", "version": 1, **hashes, "inputs": inputs, "cost": cost}
-            write_json(runner.folder / "stage.json", marker)
-        if context.after_stage is not None:
-            context.after_stage(options)
-    context.barrier()
+            if context.after_stage is not None:  # before the marker: a done stage is not run again, nor reported
+                context.after_stage(options)
+            if inputs is not None:
+                hashes = {"options": options_hash(options), "training": training_hash(options)}
+                marker = {"schema": "tgsr.stage", "version": 1, **hashes, "inputs": inputs, "cost": cost}
+                write_json(runner.folder / "stage.json", marker)
+        context.barrier()
     return True
 
 

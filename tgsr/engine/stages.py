@@ -207,6 +207,10 @@ class Test(Runner):
             start=self.start,
         )
 
+    def claims(self) -> list[Path]:
+        """The results alone: an experiment is not written to."""
+        return [self.results]
+
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """Without those that only a training reads: weights are often tested where its images are not."""
         used = replace(

@@ -23,7 +23,7 @@ from tgsr.engine.start import tell_start
 from tgsr.engine.train_log import TrainLog
 from tgsr.engine.validation import validate
 from tgsr.tasks.samplers import Feedback
-from tgsr.utils.errors import CheckpointError, ConfigError, UserError
+from tgsr.utils.errors import CheckpointError, ConfigError, Stopped, UserError
 
 logger = logging.getLogger("tgsr")
 
@@ -78,7 +78,7 @@ class Trainer:
         self.iteration = 0
         self.interval_ledgers = {name: TaskLedger(self.tasks.names, context) for name in self._adaptive()}
         self.seconds_waiting = 0.0
-        self.is_stopping = False
+        self.is_stopping = self.owes_feedback = False
 
     @property
     def batch_size(self) -> int:
@@ -92,8 +92,10 @@ class Trainer:
             The experiment folder, whose files are then on the disk whatever rank asks.
         """
         self._open()
-        with self.context.catch_signals():
+        with self.context.catch_signals(), self.context.stopping(at_once=False):
             try:
+                if self.owes_feedback:
+                    self._give_feedback()
                 for hook in self.hooks:
                     hook.before_train(self)
                 while self.iteration < self.total_iter and not self.is_stopping:
@@ -141,10 +143,18 @@ class Trainer:
         return min([self.total_iter, *ends])
 
     def _give_feedback(self) -> None:
+        """The task sampler's and the weighting's; owed to the run that goes on when asked to stop meanwhile."""
         due = {name: part for name, part in self._adaptive().items() if self.iteration % part.interval == 0}
         if not due:
             return
-        metrics = self._validate_tasks() if any(part.needs_metrics for part in due.values()) else {}
+        metrics: dict[str, dict[str, float]] = {}
+        if any(part.needs_metrics for part in due.values()):
+            try:
+                metrics = self._validate_tasks()
+            except Stopped:
+                self.is_stopping = self.owes_feedback = True
+                return
+        self.owes_feedback = False
         losses: dict[str, float] = {}
         for name, part in due.items():
             window = self.interval_ledgers[name].read()["tasks"]
@@ -184,6 +194,7 @@ class Trainer:
             "task_sampler": self.sampler.state_dict(),
             "loss_weighting": self.weighting.state_dict(),
             "intervals": {name: ledger.state_dict() for name, ledger in self.interval_ledgers.items()},
+            "owes_feedback": self.owes_feedback,
             "hooks": {type(h).__name__: h.state_dict() for h in self.hooks},
             "options": json.dumps(to_plain(self.options)),
             "world_size": self.context.world_size,
@@ -271,4 +282,5 @@ class Trainer:
                 ledger.load_state_dict(state["intervals"][name])
         for hook in self.hooks:
             hook.load_state_dict(state["hooks"].get(type(hook).__name__, {}) or hook.state_dict())
+        self.owes_feedback = state.get("owes_feedback", False)
         self.iteration = state["iteration"]

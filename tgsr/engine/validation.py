@@ -15,7 +15,7 @@ from tgsr.engine.logger import progress
 from tgsr.metrics.base import Metric
 from tgsr.metrics.measure import Remembered, measure
 from tgsr.tasks.task import Task
-from tgsr.utils.errors import DataError
+from tgsr.utils.errors import DataError, Stopped
 from tgsr.utils.image_io import save_image
 from tgsr.utils.resize import imresize
 
@@ -74,20 +74,29 @@ def validate(
         save_inputs: save LQ and GT too, for strips.
         label: what the progress bar says.
         remembered: values that were measured before; None: all are measured.
+
+    Raises:
+        Stopped: a rank was asked to stop; on all ranks.
     """
     rows = []
     values_of = measure if remembered is None else remembered.measure
     indices = range(context.rank, len(dataset), context.world_size)
-    for i in progress(indices, label, is_shown=context.is_main and bool(label)):
-        batch: Batch = dataset.val_sample(i, task)
-        restored = restore(batch.lq).clamp(0, 1)
-        values = values_of(metrics, restored[0], None if batch.gt is None else batch.gt[0], context.device)
-        files = {}
-        if save_to is not None:
-            images = {"sr": restored, **({"lq": batch.lq, "gt": batch.gt} if save_inputs else {})}
-            files = _save(images, dataset.name(i), save_to, relative_to or save_to)
-        rows.append((i, ImageResult(dataset.name(i), values, files)))
-    ordered = sorted(context.gather(rows), key=lambda r: r[0])
+    with context.stopping(at_once=True):
+        for i in progress(indices, label, is_shown=context.is_main and bool(label)):
+            if context.may_leave and context.stop_requested:
+                break
+            batch: Batch = dataset.val_sample(i, task)
+            restored = restore(batch.lq).clamp(0, 1)
+            values = values_of(metrics, restored[0], None if batch.gt is None else batch.gt[0], context.device)
+            files = {}
+            if save_to is not None:
+                images = {"sr": restored, **({"lq": batch.lq, "gt": batch.gt} if save_inputs else {})}
+                files = _save(images, dataset.name(i), save_to, relative_to or save_to)
+            rows.append((i, ImageResult(dataset.name(i), values, files)))
+    found = context.gather([(context.stop_requested, rows)])
+    if context.may_leave and any(is_asked for is_asked, _ in found):
+        raise Stopped
+    ordered = sorted((row for _, part in found for row in part), key=lambda r: r[0])
     return ValidationResult([r for _, r in ordered])
 
 

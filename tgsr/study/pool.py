@@ -115,7 +115,7 @@ class Pool:
         todo = self._todo(keys, again)
         context, jobs = self.context, _Jobs(self.context, todo, self.label)
         num_shared = len(todo) % context.world_size if self.trains else 0
-        with context.catch_signals(), self._told_to_stop(jobs):
+        with context.catch_signals(), context.stopping(at_once=False), self._told_to_stop(jobs):
             is_stopped = self._phase(jobs, lambda: self._work(jobs, len(todo) - num_shared))
             if num_shared and not is_stopped:
                 is_stopped = self._phase(jobs, lambda: self._share(jobs, list(todo)[-num_shared:]))
@@ -429,6 +429,7 @@ def _serve(
     """A process of a pool: measures keys until its parent closes the connection or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(threads)
     set_up_logging(rank=0, level=logging.WARNING)
     for package in packages:

@@ -11,7 +11,8 @@ from tgsr.config.options import write_options
 from tgsr.engine.checkpoint import Experiment
 from tgsr.engine.runner import Runner
 from tgsr.report.builder import Report
-from tgsr.study.subrun import Stopped, stoppable
+from tgsr.study.subrun import stoppable
+from tgsr.utils.errors import Stopped
 
 logger = logging.getLogger("tgsr")
 

@@ -72,6 +72,10 @@ class Stages(Runner):
     def outputs(self) -> list[Path]:
         return [path for runner in self.runners() for path in runner.outputs()]
 
+    def claims(self) -> list[Path]:
+        """Its own name; each stage claims its folders when it is reached, for a done one may be another's, too."""
+        return [self.folder, self.results]
+
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """Those of all stages, without what earlier ones make; each once, at the first stage that lacks it."""
         runners = self.runners()

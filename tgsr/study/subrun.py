@@ -15,12 +15,9 @@ from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
 from tgsr.engine.smallest import stretched
 from tgsr.engine.trainer import Trainer
+from tgsr.utils.errors import Stopped
 
 _TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
-
-
-class Stopped(Exception):  # noqa: N818 - no error: the run was asked to stop
-    """Leaves a stage that was asked to stop; what is finished is on disk, the rest resumes."""
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+EXIT_STOPPED = 75
+"""Exit code (EX_TEMPFAIL of sysexits.h): asked to stop; all is saved, and the command with `--auto_resume` goes on."""
+
 
 class UserError(ValueError):
     """Something the user gave is wrong: `place: problem; remedy`.
@@ -27,3 +30,10 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is damaged, foreign or does not fit."""
+
+
+class Stopped(BaseException):
+    """The run was asked to stop and leaves what it is at; what was done is saved and goes on with `--auto_resume`.
+
+    No `Exception`: whoever survives a failing image or training must not survive this.
+    """

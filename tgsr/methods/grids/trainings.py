@@ -31,15 +31,11 @@ from tgsr.engine.validation import Restore, validate
 from tgsr.methods.grids.oracle import OracleMemo, Trained, group_key
 from tgsr.methods.grids.tasks import named_tasks
 from tgsr.tasks.task import TaskSet
-from tgsr.utils.errors import ConfigError, DataError, UserError
+from tgsr.utils.errors import ConfigError, DataError, Stopped, UserError
 
 logger = logging.getLogger("tgsr")
 _TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
 SECONDS_BETWEEN_LOOKS = 2.0
-
-
-class Stopped(Exception):  # noqa: N818 - no error: the run was asked to stop
-    """Leaves a stage that was asked to stop; finished trainings are in the memo, the others resume."""
 
 
 def alone(context: Context) -> Context:

@@ -35,15 +35,11 @@ from tgsr.methods.tgsr.task_pool import run_over_tasks
 from tgsr.metrics.base import METRICS
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.task import TaskSet, draw_point_tasks
-from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.errors import ConfigError, DataError, Stopped
 from tgsr.utils.registry import did_you_mean
 
 logger = logging.getLogger("tgsr")
 _TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
-
-
-class Stopped(Exception):  # noqa: N818 - no error: the run was asked to stop
-    """Leaves the loop of Algorithm 1 when the process was asked to stop; what is finished is on disk."""
 
 
 @RUNNERS.register()
