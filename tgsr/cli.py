@@ -45,7 +45,9 @@ def _stage_arguments(parser: argparse.ArgumentParser, *, check: str) -> None:
 def _inference_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", "--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("-o", "--output", type=Path, default=Path("results/inference"), metavar="FOLDER")
-    parser.add_argument("-w", "--weights", type=Path, metavar="WEIGHTS", help="needed without --router")
+    parser.add_argument(
+        "-w", "--weights", type=Path, metavar="WEIGHTS", help="file, or a name of tgsr weights; needed without --router"
+    )
     parser.add_argument(
         "-opt", "--opt", type=Path, metavar="FILE.yml", help="names the weights' network_g, where they do not tell"
     )
@@ -68,7 +70,9 @@ def _inference_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-w", "--weights", type=Path, required=True, metavar="WEIGHTS")
+    parser.add_argument(
+        "-w", "--weights", type=Path, required=True, metavar="WEIGHTS", help="file, or a name of tgsr weights"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, nargs="+", metavar="OUT", help="OUT.safetensors, OUT.onnx or both"
     )
@@ -153,6 +157,10 @@ def make_parser() -> argparse.ArgumentParser:
     preview.add_argument("-n", "--num", type=int, default=16, help="number of tiles")
     preview.add_argument("--seed", type=int, default=0)
     preview.set_defaults(run=_preview, debug=False)
+
+    weights = commands.add_parser("weights", help="list published weights, or fetch them into weights/NAME.pth")
+    weights.add_argument("names", nargs="*", metavar="NAME")
+    weights.set_defaults(run=_weights)
 
     schema = commands.add_parser("schema", help="print the JSON schema of option files, for editors")
     schema.set_defaults(run=_schema)
@@ -460,6 +468,16 @@ def _preview(arguments: argparse.Namespace) -> int:
     sheet = contact_sheet(images, tasks, num=arguments.num, seed=arguments.seed)
     save_image(arguments.output, sheet)
     print(arguments.output)  # noqa: T201
+    return 0
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    from tgsr.models.zoo import fetch, listing
+
+    for line in listing() if not arguments.names else ():
+        print(line)  # noqa: T201
+    for name in arguments.names:
+        fetch(name, say=print)
     return 0
 
 

@@ -1,9 +1,12 @@
 """The demo set, layouts of known sets, downloads, and the scripts."""
 
+import re
 import runpy
 import socket
 import sys
+import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from tests.data.data_toys import photo, photo_folder
 from tgsr.data.datasets import GTDataset, PairedDataset
 from tgsr.data.demo import VAL_CROP, photographs, prepare_demo
-from tgsr.data.prepare import NAMES, prepare, prepare_missing
+from tgsr.data.prepare import NAMES, Work, prepare, prepare_missing
 from tgsr.degradations.base import SPACES
 from tgsr.tasks.artefacts import GROUPS, VERSION
 from tgsr.tasks.sets import points
@@ -78,49 +81,56 @@ def test_folders_are_found_linked_and_counted(tmp_path):
     photo_folder(tmp_path / "src" / "BSR" / "BSDS500" / "data" / "images" / "train", 3)
     photo_folder(tmp_path / "src" / "BSR" / "BSDS500" / "data" / "images" / "test", 2)
     said: list[str] = []
-    target = prepare("bsds500", tmp_path / "datasets", source=tmp_path / "src", say=said.append)
+    work = Work(tmp_path / "datasets", source=tmp_path / "src", say=said.append)
+    prepare("bsds500", work)
+    target = tmp_path / "datasets" / "bsds500"
     assert (target / "train").is_symlink()
     assert len(list_images(target / "train")) == 3
     assert "not found: images/val or val" in said
     assert any("3 images (the complete set has 200)" in line for line in said)
     assert f"    dataset: {{type: GTDataset, dataroot_gt: {target / 'test'}}}" in said
-    prepare("bsds500", tmp_path / "datasets", source=tmp_path / "src")
-    prepare("bsds500", tmp_path / "copied", source=tmp_path / "src", copy=True)
+    prepare("bsds500", work)
+    prepare("bsds500", replace(work, root=tmp_path / "copied", copy=True))
     assert not (tmp_path / "copied" / "bsds500" / "train").is_symlink()
     with pytest.raises(DataError, match="nothing of div2k is in this folder; expected DIV2K_train_HR"):
-        prepare("div2k", tmp_path / "datasets", source=tmp_path / "src")
+        prepare("div2k", work)
 
 
 @pytest.mark.parametrize(
-    ("name", "pairs", "file"),
+    ("name", "gt", "lq", "made"),
     [
-        ("realsr", [("Nikon/Test/4/N_1_HR.png", "Nikon/Test/4/N_1_LR4.png")], "meta_info_test_x4.txt"),
-        ("realsr", [("V3/Canon/Train/2/C_HR.png", "V3/Canon/Train/2/C_LR2.png")], "meta_info_train_x2.txt"),
-        ("drealsr", [("Test_x4/test_HR/s_1_x1.png", "Test_x4/test_LR/s_1_x4.png")], "meta_info_test_x4.txt"),
-        ("aim2019", [("valid-gt-clean/0801.png", "valid-input-noisy/0801.png")], "meta_info_test_x4.txt"),
-        ("ntire2020", [("DIV2K_valid_HR/0801.png", "Corrupted-va-x/0801.png")], "meta_info_test_x4.txt"),
-        ("camerasr", [("City100_iPhoneX/HR/1.png", "City100_iPhoneX/LR/1.png")], "meta_info_test_x1.txt"),
-        ("camerasr", [("City100_Nikon/001H.png", "City100_Nikon/001L.png")], "meta_info_test_x1.txt"),
+        ("realsr", "Nikon/Test/4/N_1_HR.png", "Nikon/Test/4/N_1_LR4.png", "RealSR/test_x4/{}/Nikon/N_1.png"),
+        ("realsr", "V3/Canon/Train/2/C_HR.png", "V3/Canon/Train/2/C_LR2.png", "RealSR/train_x2/{}/Canon/C.png"),
+        ("drealsr", "Test_x4/test_HR/s_1_x4.png", "Test_x4/test_LR/s_1_x1.png", "DRealSR/test_x4/{}/s_1.png"),
+        ("drealsr", "Test_x4/test_HR/s_1_x1.png", "Test_x4/test_LR/s_1_x4.png", "DRealSR/test_x4/{}/s_1.png"),
+        ("aim2019", "valid-gt-clean/0801.png", "valid-input-noisy/0801.png", "AIM2019/valid_x4/{}/0801.png"),
+        ("ntire2020", "DIV2K_valid_HR/0801.png", "Corrupted-va-x/0801.png", "NTIRE2020/valid_x4/{}/0801.png"),
+        ("ntire2020", "DIV2K_valid_HR/0801.png", "Corrupted-va-x/0801x4.png", "NTIRE2020/valid_x4/{}/0801.png"),
+        ("camerasr", "City100_iPhoneX/HR/1.png", "City100_iPhoneX/LR/1.png", "CameraSR/test_x1/{}/iPhone/1.png"),
+        ("camerasr", "City100_Nikon/021H.PNG", "City100_Nikon/021L.PNG", "CameraSR/train_x1/{}/Nikon/021.png"),
     ],
 )
-def test_pairs_are_listed(tmp_path, name, pairs, file):
-    for gt, lq in pairs:
-        save_image(tmp_path / "src" / gt, photo(0))
-        save_image(tmp_path / "src" / lq, photo(0)[::4, ::4])
+def test_pairs_get_one_name(tmp_path, name, gt, lq, made):
+    scale = int(re.search(r"_x(\d)/", made)[1])
+    save_image(tmp_path / "src" / gt, photo(0))
+    save_image(tmp_path / "src" / lq, photo(0)[::scale, ::scale])
     save_image(tmp_path / "src" / "other" / "lonely.png", photo(1))
-    target = prepare(name, tmp_path / "datasets", source=tmp_path / "src")
-    assert (target / file).read_text() == "".join(f"{gt}, {lq}\n" for gt, lq in pairs)
-    images = target / "images"
-    dataset = PairedDataset(dataroot_gt=images, dataroot_lq=images, scale=4, meta_info=target / file)
-    assert dataset.val_sample(0).lq.shape[-1] == 24
+    prepare(name, Work(tmp_path / "datasets", source=tmp_path / "src"))
+    files = [tmp_path / "datasets" / made.format(role) for role in ("HR", "LR")]
+    assert list_images(tmp_path / "datasets") == sorted(files)
+    assert np.array_equal(read_image(files[0]), photo(0))
+    dataset = PairedDataset(dataroot_gt=files[0].parent, dataroot_lq=files[1].parent, scale=scale)
+    assert dataset.val_sample(0).lq.shape[-1] == 96 // scale
 
 
 def test_every_set_says_what_to_do_without_a_network(tmp_path, no_network):
+    parts = {"df2k": "div2k", "df2k_ost": "div2k"}
     for name in NAMES[1:]:
-        with pytest.raises(UserError, match=rf"--dataset {name} --from FOLDER"):
-            prepare(name, tmp_path / name)
+        wanted = f"--dataset {parts.get(name, name)} --root {tmp_path / name} --from FOLDER"
+        with pytest.raises(UserError, match=wanted):
+            prepare(name, Work(tmp_path / name))
     with pytest.raises(ConfigError, match="did you mean 'div2k'"):
-        prepare("div2", tmp_path)
+        prepare("div2", Work(tmp_path))
 
 
 def test_downloads_are_checked_and_kept(tmp_path):
@@ -141,6 +151,13 @@ def test_archives_cannot_write_outside(tmp_path):
         archive.writestr("../evil.txt", "x")
     with pytest.raises(DataError, match="outside the folder"):
         unpack(tmp_path / "evil.zip", tmp_path / "out")
+    with tarfile.open(tmp_path / "evil.tar", "w") as archive:
+        link = tarfile.TarInfo("images")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        archive.addfile(link)
+    with pytest.raises(DataError, match="an entry is refused"):
+        unpack(tmp_path / "evil.tar", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
     (tmp_path / "cut.tar").write_bytes(b"not an archive")
     with pytest.raises(DataError, match="damaged archive"):
         unpack(tmp_path / "cut.tar", tmp_path / "out")

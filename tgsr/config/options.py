@@ -9,7 +9,7 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -309,7 +309,13 @@ def _leaves(data: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, data)]
 
 
-def missing_files(options: Options, *, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
+def missing_files(
+    options: Options,
+    *,
+    made: Sequence[Path] = (),
+    later: Sequence[Path] = (),
+    remedy: Callable[[Path], str] = lambda _path: "correct the path",
+) -> list[ConfigError]:
     """Files and folders that the options name and that are not there; outputs of the run itself are left out.
 
     For `--check` and for the start of a stage; not part of `load_options`, since a chain of stages may make them.
@@ -319,6 +325,7 @@ def missing_files(options: Options, *, made: Sequence[Path] = (), later: Sequenc
         made: files and folders that earlier stages will have made: they, and all below them, are not missing.
         later: the same of the stage itself and of later ones. They are missing only as arguments of `run`: the other
             sections may come from a `_base_` of the whole chain, and the stage need not use them.
+        remedy: what to do about a path, e.g. the command that makes it.
     """
 
     def is_missing(key: str, path: Path) -> bool:
@@ -326,7 +333,7 @@ def missing_files(options: Options, *, made: Sequence[Path] = (), later: Sequenc
         return not path.exists() and not any(path.resolve().is_relative_to(root.resolve()) for root in roots)
 
     return [
-        ConfigError("no such file or folder", place=f"{place_of(options, key)} = {path}", remedy="correct the path")
+        ConfigError("no such file or folder", place=f"{place_of(options, key)} = {path}", remedy=remedy(path))
         for key, path in input_paths(options)
         if is_missing(key, path)
     ]

@@ -1,149 +1,53 @@
-"""Known data sets: downloaded where there is a network, or taken from a folder, checked, and laid out alike."""
+"""Gets the data sets of `recipes.py` and lays them out: by download, or from what the user has got by hand."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tgsr.config.schema import Options
 from tgsr.config.spec import FrozenDict, Spec
 from tgsr.data.demo import prepare_demo
-from tgsr.utils.download import download, unpack
-from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import write_atomic
+from tgsr.data.recipes import RECIPES, ROOT, Derived, Images, Output, Pairs, Recipe, command, needed, outputs_for
+from tgsr.utils.download import download, unpack_all
+from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.image_io import is_image_name, list_images, probe_image
 from tgsr.utils.registry import did_you_mean
 
-_ETH = "http://data.vision.ee.ethz.ch/cvl/DIV2K"
-_EDSR = "https://cv.snu.ac.kr/research/EDSR"
+NAMES = tuple(RECIPES)
+_ORIGINALS = "originals"
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Part:
-    """A folder of images of a data set.
+class Work:
+    """How data sets are prepared.
 
     Attributes:
-        target: its name in our layout.
-        found_as: endings of the path it may have in the source, tried in order.
-        num_images: how many the complete set has; None: not known.
+        root: the folder of all data sets.
+        source: where the originals lie, in any of the usual layouts; None: `<root>/originals/<name>`, and what is not
+            there is downloaded into it.
+        copy: copy images instead of linking them.
+        only: make what these paths need and no more; None: everything.
+        num_workers: processes that cut and resize.
+        say: called with lines for the user: what was found and the option lines that use it.
+        bytes_progress: called with (bytes so far, all bytes or None) while downloading.
+        count_progress: called with (images done, all) while cutting and resizing.
     """
 
-    target: str
-    found_as: tuple[str, ...]
-    num_images: int | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to get and lay out one data set.
-
-    Attributes:
-        folder: its folder below the root.
-        parts: folders of ground truth or of LQ images alone.
-        pairs: pattern of paths of paired images with a group `role` and any others that partners share; `split` and
-            `scale` among them name the meta-info file.
-        gt_roles: what `role` says for ground truth.
-        scale: of the pairs, where the pattern does not say it.
-        urls: archives that can be fetched without an account.
-        page: where a person gets it.
-    """
-
-    folder: str
-    parts: tuple[Part, ...] = ()
-    pairs: str | None = None
-    gt_roles: frozenset[str] = field(default_factory=lambda: frozenset({"hr", "gt", "h"}))
-    scale: int = 4
-    urls: tuple[str, ...] = ()
-    page: str = ""
-
-
-RECIPES: dict[str, Recipe] = {
-    "bsds500": Recipe(
-        "bsds500",
-        (
-            Part("train", ("images/train", "train"), 200),
-            Part("val", ("images/val", "val"), 100),
-            Part("test", ("images/test", "test"), 200),
-        ),
-        urls=("http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",),
-        page="Berkeley Segmentation Data Set and Benchmarks 500",
-    ),
-    "div2k": Recipe(
-        "DIV2K",
-        (Part("DIV2K_train_HR", ("DIV2K_train_HR",), 800), Part("DIV2K_valid_HR", ("DIV2K_valid_HR",), 100)),
-        urls=(f"{_ETH}/DIV2K_train_HR.zip", f"{_ETH}/DIV2K_valid_HR.zip"),
-        page="https://data.vision.ee.ethz.ch/cvl/DIV2K/",
-    ),
-    "flickr2k": Recipe(
-        "Flickr2K",
-        (Part("Flickr2K_HR", ("Flickr2K_HR",), 2650),),
-        urls=(f"{_EDSR}/Flickr2K.tar",),
-        page="the repository limbee/NTIRE2017 on GitHub",
-    ),
-    "ost": Recipe(
-        "OST",
-        (Part("OST_train", ("OutdoorSceneTrain_v2", "OST_train", "OST_dataset", "OST")),),
-        urls=("https://openmmlab.oss-cn-hangzhou.aliyuncs.com/datasets/OST_dataset.zip",),
-        page="the repository xinntao/SFTGAN on GitHub (OutdoorSceneTraining)",
-    ),
-    "set5": Recipe(
-        "Set5", (Part("HR", ("Set5/HR", "Set5/GTmod12", "Set5/original", "Set5"), 5),), urls=(f"{_EDSR}/benchmark.tar",)
-    ),
-    "set14": Recipe(
-        "Set14",
-        (Part("HR", ("Set14/HR", "Set14/GTmod12", "Set14/original", "Set14"), 14),),
-        urls=(f"{_EDSR}/benchmark.tar",),
-    ),
-    "urban100": Recipe(
-        "Urban100",
-        (Part("HR", ("Urban100/HR", "Urban100/GTmod12", "Urban100/original", "Urban100"), 100),),
-        urls=(f"{_EDSR}/benchmark.tar",),
-    ),
-    "realsr": Recipe(
-        "RealSR",
-        pairs=r"(?P<camera>[^/]+)/(?P<split>train|test)/(?P<scale>[234])/(?P<key>.+)_(?P<role>HR|LR)[234]?",
-        page="the repository csjcai/RealSR on GitHub, version 3",
-    ),
-    "drealsr": Recipe(
-        "DRealSR",
-        pairs=r"(?P<split>train|test)_x(?P<scale>[234])/.*?(?P<role>HR|LR)[^/]*/(?P<key>.+?)(_x[1-4]|_HR|_LR\d?)?",
-        page="the repository xiezw5/Component-Divide-and-Conquer-for-Real-World-Image-Super-Resolution on GitHub",
-    ),
-    "aim2019": Recipe(
-        "AIM2019",
-        (
-            Part("train_noisy", ("train-noisy-images", "Corrupted-tr-x")),
-            Part("train_clean", ("train-clean-images", "Corrupted-tr-y")),
-        ),
-        pairs=r"(?P<role>valid-gt-clean|valid-input-noisy)/(?P<key>.+)",
-        gt_roles=frozenset({"valid-gt-clean"}),
-        page="AIM 2019 challenge on real-world super-resolution, track 2 (CodaLab)",
-    ),
-    "ntire2020": Recipe(
-        "NTIRE2020",
-        (Part("train_source", ("Corrupted-tr-x",)), Part("train_target", ("Corrupted-tr-y", "DIV2K_train_HR"))),
-        pairs=r"(?P<role>DIV2K_valid_HR|Corrupted-va-y|Corrupted-va-x)/(?P<key>.+?)(x4)?",
-        gt_roles=frozenset({"div2k_valid_hr", "corrupted-va-y"}),
-        page="NTIRE 2020 challenge on real-world super-resolution, track 1 (CodaLab)",
-    ),
-    "camerasr": Recipe(
-        "CameraSR",
-        pairs=r"(?P<camera>[^/]*(iphone|nikon)[^/]*)/(.*?(?P<role>HR|LR)/(?P<key>.+?)(_HR|_LR)?|.*?(?P<key2>\d+)_?(?P<role2>HR|LR|H|L))",
-        scale=1,
-        page="the repository ngchc/CameraSR on GitHub (City100)",
-    ),
-    "realsr_zero": Recipe(
-        "RealSR-Zero",
-        (Part("LR", ("RealSR-Zero", "RealSR_Zero", "RealSRZero", "LR")),),
-        page="the authors of the criteria-comparative-learning paper (low-quality images without ground truth)",
-    ),
-}
-NAMES = ("demo", *RECIPES)
+    root: Path = ROOT
+    source: Path | None = None
+    copy: bool = False
+    only: tuple[Path, ...] | None = None
+    num_workers: int = 4
+    say: Callable[[str], None] = lambda _line: None
+    bytes_progress: Callable[[int, int | None], None] | None = None
+    count_progress: Callable[[int, int], None] | None = None
 
 
 def prepare_missing(name: str, dataroot: Path | Sequence[Path]) -> None:
@@ -177,91 +81,138 @@ def prepare_elsewhere(options: Options, folder: Path) -> Options:
     return replace(options, datasets=datasets)
 
 
-def prepare(
-    name: str,
-    root: Path,
-    *,
-    source: Path | None = None,
-    copy: bool = False,
-    say: Callable[[str], None] = lambda _line: None,
-    progress: Callable[[int, int | None], None] | None = None,
-) -> Path:
-    """Get and lay out one data set below `root`.
+def prepare_paths(paths: Iterable[Path], work: Work) -> list[UserError]:
+    """Make all of the paths that are absent and that recipes make; one error for each recipe that could not."""
+    problems = []
+    for name in needed(paths := list(paths), work.root):
+        try:
+            prepare(name, replace(work, only=tuple(paths)))
+        except UserError as error:
+            problems.append(error)
+    return problems
+
+
+def prepare(name: str, work: Work) -> None:
+    """Get one data set and lay it out; what is there stays, what was stopped goes on.
 
     Args:
         name: one of `NAMES`.
-        root: the folder of all data sets.
-        source: where the data lie already, in any of the usual layouts; None: download them.
-        copy: copy images instead of linking folders.
-        say: called with lines for the user: what was found and the option lines that use it.
-        progress: called with (bytes so far, all bytes or None) while downloading.
-
-    Returns:
-        The data set's folder.
+        work: where, from what, how.
 
     Raises:
         ConfigError: unknown name.
         UserError, DataError: no network, or the source holds nothing that fits; the text says where to get it.
     """
-    if name == "demo":
-        target = prepare_demo(root / "demo")
-        _say_part(say, target / "train", None)
-        _say_part(say, target / "val", None)
-        return target
     if name not in RECIPES:
         raise ConfigError(f"there is no data set '{name}'", remedy=did_you_mean(name, NAMES))
     recipe = RECIPES[name]
-    if source is None:
-        source = _downloaded(name, recipe, root, progress)
-    elif not source.is_dir():
-        raise DataError("no such folder", place=str(source), remedy="name the folder that holds the data")
-    target = root / recipe.folder
-    num_found = sum(_lay_out(part, source, target, copy=copy, say=say) for part in recipe.parts)
-    num_found += _lay_out_pairs(recipe, source, target, copy=copy, say=say) if recipe.pairs else 0
-    if not num_found:
-        expected = ", ".join(p.found_as[0] for p in recipe.parts) or "the pairs of its usual layout"
-        raise DataError(f"nothing of {name} is in this folder", place=str(source), remedy=f"expected {expected}")
-    return target
+    if recipe.build is not None:
+        recipe.build(work.root)
+        for output in recipe.outputs:
+            _say_images(work, output.paths[0])
+        return
+    outputs = outputs_for(name, work.only, work.root)
+    _prepare_needs(recipe, outputs, work)
+    taken = [o for o in outputs if not isinstance(o, Derived) and (work.source is not None or not _is_made(o, work))]
+    if taken:
+        _take(name, recipe, taken, work)
+    for output in outputs:
+        if isinstance(output, Derived):
+            _derive(output, work)
 
 
-def _downloaded(
-    name: str, recipe: Recipe, root: Path, progress: Callable[[int, int | None], None] | None
-) -> Path:
-    by_hand = f"get it from {recipe.page}, unpack it and use" if recipe.page else "get it by hand, unpack it and use"
-    remedy = f"{by_hand} --dataset {name} --from FOLDER"
-    if not recipe.urls:
-        raise DataError(f"{name} cannot be fetched without an account", remedy=remedy)
-    folder = root / ".downloads"
-    for url in recipe.urls:
-        archive = folder / url.rsplit("/", 1)[1]
-        unpacked = folder / f"{archive.name}.unpacked"
-        if not unpacked.is_dir():
-            download(url, archive, remedy=remedy, progress=progress)
-            shutil.rmtree(folder / f"{archive.name}.tmp", ignore_errors=True)
-            os.rename(unpack(archive, folder / f"{archive.name}.tmp"), unpacked)
-            for inner in [p for p in unpacked.rglob("*") if p.suffix in (".zip", ".tar")]:
-                unpack(inner, inner.with_suffix(""))
-    return folder
+def _prepare_needs(recipe: Recipe, outputs: Sequence[Output], work: Work) -> None:
+    for need in recipe.needs:
+        parts = work.only
+        if recipe.outputs:
+            parts = tuple(work.root / path for output in outputs if isinstance(output, Derived) for path in output.of)
+        if parts is None or needed(parts, work.root):
+            prepare(need, replace(work, only=parts))
 
 
-def _lay_out(part: Part, source: Path, target: Path, *, copy: bool, say: Callable[[str], None]) -> int:
-    """Link or copy one folder; returns how many images it has, 0 when it is not there."""
+def _is_made(output: Output, work: Work) -> bool:
+    """Whether what is wanted of an output is there; without a wish, whether any of it is."""
+    there = [path for path in output.paths if (work.root / path).exists()]
+    if work.only is None:
+        return bool(there)
+    return all(p.exists() for p in work.only if _lies_in(p, output, work.root))
+
+
+def _lies_in(path: Path, output: Output, root: Path) -> bool:
+    made = [Path(os.path.abspath(root / p)) for p in output.paths]
+    return any(Path(os.path.abspath(path)).is_relative_to(folder) for folder in made)
+
+
+def _take(name: str, recipe: Recipe, outputs: Sequence[Output], work: Work) -> None:
+    """Lay out what comes from originals: from the source; else from what was got by hand, then from the network."""
+    folder = work.source or work.root / _ORIGINALS / (recipe.originals or name)
+    if work.source is not None and not folder.is_dir():
+        raise DataError("no such folder", place=str(folder), remedy="name the folder that holds the data")
+    if work.source is None and folder.is_dir():
+        unpack_all(folder)
+    absent = _lay_out_all(outputs, folder, work)
+    if absent and work.source is None:
+        absent = _fetch(name, recipe, absent, folder, work)
+    for output in absent:
+        work.say(f"not found: {_expected(output)}")
+    if len(absent) == len(outputs) or work.only is not None and absent:
+        problem = f"nothing of {name} is in this folder" if len(absent) == len(outputs) else f"{name} is not whole"
+        raise DataError(problem, place=str(folder), remedy="expected " + ", ".join(map(_expected, absent)))
+
+
+def _expected(output: Output) -> str:
+    return " or ".join(output.found_as) if isinstance(output, Images) else f"the pairs of {output.paths[0]}"
+
+
+def _fetch(name: str, recipe: Recipe, outputs: Sequence[Output], folder: Path, work: Work) -> list[Output]:
+    """Download one archive after the other until all outputs are laid out; returns those that are in none."""
+    remedy = (
+        f"get it from {recipe.page} ({recipe.size}; terms: {recipe.terms}), put its archives or folders into {folder} "
+        f"and run this again, or use {command(name, work.root)} --from FOLDER"
+    )
+    if not recipe.archives:
+        raise DataError(f"{name} cannot be fetched without a person", remedy=remedy)
+    work.say(f"{name}: {recipe.size}, terms: {recipe.terms}; {recipe.page}")
+    absent = list(outputs)
+    for archive in recipe.archives:
+        if absent:
+            file = folder / archive.name
+            download(archive.url, file, sha256=archive.sha256, remedy=remedy, progress=work.bytes_progress)
+            unpack_all(folder)
+            absent = _lay_out_all(absent, folder, work)
+    return absent
+
+
+def _lay_out_all(outputs: Sequence[Output], source: Path, work: Work) -> list[Output]:
+    """Lay out what the source holds; returns the outputs that are not in it."""
+    if not source.is_dir():
+        return list(outputs)
+    done = [
+        _lay_out(output, source, work) if isinstance(output, Images) else _lay_out_pairs(output, source, work)
+        for output in outputs
+        if isinstance(output, (Images, Pairs))
+    ]
+    return [output for output, is_done in zip(outputs, done, strict=True) if not is_done]
+
+
+def _lay_out(part: Images, source: Path, work: Work) -> bool:
+    """Link or copy one folder; whether it was found."""
     found = _find_folder(source, part.found_as)
     if found is None:
-        say(f"not found: {' or '.join(part.found_as)}")
-        return 0
+        return False
     images = list_images(found)
     probe_image(images[0])
-    _link(found, target / part.target, images, copy=copy)
-    _say_part(say, target / part.target, part.num_images)
-    return len(images)
+    _link(found, work.root / part.path, images, copy=work.copy)
+    _say_images(work, part.path, part.count)
+    return True
 
 
-def _say_part(say: Callable[[str], None], folder: Path, expected: int | None) -> None:
+def _say_images(work: Work, path: str, expected: int | None = None) -> None:
+    folder = work.root / path
     count = len(list_images(folder))
     note = f" (the complete set has {expected})" if expected is not None and expected != count else ""
-    say(f"{folder}: {count} images{note}")
-    say(f"    dataset: {{type: GTDataset, dataroot_gt: {folder}}}")
+    work.say(f"{folder}: {count} images{note}")
+    work.say(f"    dataset: {{type: GTDataset, dataroot_gt: {folder}}}")
 
 
 def _find_folder(source: Path, endings: Sequence[str]) -> Path | None:
@@ -288,48 +239,114 @@ def _link(source: Path, target: Path, images: Sequence[Path], *, copy: bool) -> 
         target.symlink_to(source.resolve(), target_is_directory=True)
         return
     for image in images:
-        place = target / image.relative_to(source)
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(image, place)
+        _place(image, target / image.relative_to(source), copy=True)
 
 
-def _lay_out_pairs(recipe: Recipe, source: Path, target: Path, *, copy: bool, say: Callable[[str], None]) -> int:
-    """Write one meta-info file of pairs for each split and scale; returns the number of pairs."""
-    lists: dict[str, list[str]] = {}
-    scales: dict[str, int] = {}
-    for gt, lq, labels in find_pairs(source, recipe):
-        scale = int(labels.get("scale") or recipe.scale)
-        file = f"meta_info_{(labels.get('split') or 'test').lower()}_x{scale}.txt"
-        lists.setdefault(file, []).append(f"{gt}, {lq}\n")
-        scales[file] = scale
-    if not lists:
-        say(f"no pairs like {recipe.pairs}")
-        return 0
-    images = target / "images"
-    _link(source, images, list_images(source), copy=copy)
-    for file, lines in sorted(lists.items()):
-        write_atomic(target / file, lambda f, lines=lines: f.write("".join(lines).encode()))  # type: ignore[misc]
-        say(f"{target / file}: {len(lines)} pairs at scale {scales[file]}")
-        roots = f"dataroot_gt: {images}, dataroot_lq: {images}"
-        say(f"    dataset: {{type: PairedDataset, {roots}, meta_info: {target / file}}}")
-    return sum(map(len, lists.values()))
+def _place(image: Path, target: Path, *, copy: bool) -> None:
+    """Link or copy one file; a file that is no link stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink():
+        target.unlink()
+    if target.exists():
+        return
+    if copy:
+        shutil.copy2(image, target)
+    else:
+        target.symlink_to(image.resolve())
 
 
-def find_pairs(source: Path, recipe: Recipe) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Paths of GT and LQ below `source`, and what both names say, for every image that has both."""
-    assert recipe.pairs is not None
-    pattern = re.compile(rf"(?:^|.*/)(?:{recipe.pairs})\.\w+", re.IGNORECASE)
-    groups: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder to work in that becomes `target` when the work has ended; what a stop left is continued."""
+    if target.exists():
+        yield target
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    yield partial
+    target.unlink(missing_ok=True)  # a link to what is gone
+    os.rename(partial, target)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two partners in the original, the set that they belong to and their common name in it, without extension."""
+
+    gt: Path
+    lq: Path
+    group: str
+    name: str
+
+
+_CAMERAS = {"iphone": "iPhone", "nikon": "Nikon", "canon": "Canon"}
+
+
+def find_pairs(source: Path, pairs: Pairs) -> list[Pair]:
+    """Every pair below `source` that belongs to one of the sets, sorted by set and name."""
+    pattern = re.compile(rf"(?:^|.*/)(?:{pairs.pattern})\.\w+", re.IGNORECASE)
     above = f"{source.absolute().name}/"  # the source itself may be a folder that the pattern names
+    partners: dict[tuple[str, str], dict[str, Path]] = {}
     for path in list_images(source):
         inside = path.relative_to(source).as_posix()
         match = pattern.fullmatch(inside) or pattern.fullmatch(above + inside)
         if match is None:
             continue
-        labels: dict[str, Any] = {k.rstrip("2"): v.lower() for k, v in match.groupdict().items() if v is not None}
-        role = "gt" if labels.pop("role") in recipe.gt_roles else "lq"
-        groups.setdefault(tuple(sorted(labels.items())), {})[role] = inside
-    for key, both in sorted(groups.items()):
-        if len(both) == 2:
-            yield both["gt"], both["lq"], dict(key)
+        labels = {k.rstrip("2"): v for k, v in match.groupdict().items() if v is not None}
+        camera = labels.get("camera", "")
+        name = "/".join(filter(None, (_CAMERAS.get(camera.lower(), camera), labels["key"])))
+        role = "gt" if labels["role"].lower() in pairs.gt_roles else "lq"
+        partners.setdefault((pairs.set_of(labels), name), {})[role] = path
+    return [
+        Pair(both["gt"], both["lq"], group, name)
+        for (group, name), both in sorted(partners.items())
+        if len(both) == 2 and group in pairs.sets
+    ]
+
+
+def _lay_out_pairs(pairs: Pairs, source: Path, work: Work) -> bool:
+    """Link or copy all pairs, set by set; whether those that are wanted were found."""
+    if not any(is_image_name(f) for _, _, files in os.walk(source) for f in files):
+        return False
+    found = find_pairs(source, pairs)
+    for group in sorted(_wanted_sets(pairs, work) & {pair.group for pair in found}):
+        members = [pair for pair in found if pair.group == group]
+        ratio = pairs.ratio or int(group.rsplit("x", 1)[1])
+        _check_sizes(members, ratio)
+        folder = work.root / pairs.path / group
+        with _whole(folder) as place:
+            for pair in members:
+                for role, image in (("HR", pair.gt), ("LR", pair.lq)):
+                    _place(image, place / role / f"{pair.name}{image.suffix.lower()}", copy=work.copy)
+        work.say(f"{folder}: {len(members)} pairs of ratio {ratio}")
+        work.say(f"    dataset: {{type: PairedDataset, dataroot_gt: {folder}/HR, dataroot_lq: {folder}/LR}}")
+    return bool(found) and (work.only is None or _is_made(pairs, work))
+
+
+def _wanted_sets(pairs: Pairs, work: Work) -> set[str]:
+    if work.only is None:
+        return set(pairs.sets)
+    return {g for g in pairs.sets for p in work.only if _lies_in(p, replace(pairs, sets=(g,)), work.root)}
+
+
+def _check_sizes(pairs: Sequence[Pair], ratio: int) -> None:
+    wrong = []
+    for pair in pairs:
+        gt, lq = probe_image(pair.gt), probe_image(pair.lq)
+        if (gt.height // ratio, gt.width // ratio) != (lq.height, lq.width):
+            wrong.append(f"{pair.name} {gt.width}x{gt.height} and {lq.width}x{lq.height}")
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(pairs)} pairs do not have the ratio {ratio}: {', '.join(wrong[:_SHOWN])}",
+            place=str(pairs[0].gt.parent),
+            remedy="another version of the set? (RealSR: versions 1 and 2 have pairs of equal size, realsr_v2)",
+        )
+
+
+def _derive(output: Derived, work: Work) -> None:
+    target = work.root / output.path
+    if target.exists():
+        return
+    folders = [work.root / path for path in output.of]
+    with _whole(target) as place:
+        count = output.make(*folders, place, num_workers=work.num_workers, progress=work.count_progress)
+    work.say(f"{target}: {count} images made of {', '.join(map(str, folders))}")

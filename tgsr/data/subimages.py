@@ -16,7 +16,8 @@ import numpy as np
 from tgsr.data.backends import FileSource
 from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import write_atomic
-from tgsr.utils.image_io import list_images, probe_image, read_image, save_image, to_uint8
+from tgsr.utils.image_io import list_images, probe_image, read_image, save_image, to_tensor, to_uint8
+from tgsr.utils.resize import imresize
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -143,6 +144,48 @@ def _lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     wanted = (max(1, size[0]), max(1, size[1]))
     return np.asarray(Image.fromarray(to_uint8(image)).resize(wanted, Image.Resampling.LANCZOS))
+
+
+def downscale_bicubic(
+    folder: Path, output: Path, *, factor: int, num_workers: int = 2, progress: Progress | None = None
+) -> int:
+    """Copies of every image at `1 / factor` by MATLAB's bicubic, of the part whose edges are multiples of `factor`.
+
+    Args:
+        folder: images, at any depth.
+        output: where the copies go, under the same names.
+        factor: by which they get smaller.
+        num_workers: processes.
+        progress: called with (images done, all).
+
+    Returns:
+        The number of copies there are now.
+    """
+    _refuse_same(folder, output)
+    work = [(path, output / path.relative_to(folder).with_suffix(".png"), factor) for path in list_images(folder)]
+    return len(run_parallel(_bicubic_image, work, num_workers=num_workers, progress=progress))
+
+
+def _bicubic_image(path: Path, target: Path, factor: int) -> None:
+    if not target.exists():
+        image = to_tensor(read_image(path))
+        height, width = (n // factor * factor for n in image.shape[1:])
+        save_image(target, imresize(image[:, :height, :width], 1 / factor))
+
+
+def link_together(*folders_and_output: Path, num_workers: int = 1, progress: Progress | None = None) -> int:
+    """Make the last folder one of links to the others; readers search it at any depth.
+
+    Returns:
+        The number of images below it.
+    """
+    *folders, output = folders_and_output
+    output.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        link = output / folder.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    return len(list_images(output))
 
 
 def write_meta_info(folders: Sequence[Path], root: Path, output: Path, *, check: bool = False) -> int:

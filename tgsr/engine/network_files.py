@@ -25,6 +25,7 @@ from tgsr.models.export import (
     read_safetensors,
 )
 from tgsr.models.weights import load_into, load_state
+from tgsr.models.zoo import ZOO, resolve
 from tgsr.utils.errors import CheckpointError, UserError
 from tgsr.utils.files import file_digest, read_json, write_atomic
 
@@ -61,7 +62,8 @@ def describe_weights(weights: Path, option_file: Path | None = None) -> NetworkD
     """Find out which network the weights need.
 
     Looked up in this order: the option file, the header of a safetensors file that we wrote, the option file of the
-    experiment that the weights lie in (`experiments/<name>/models/x.pth`), the shapes of the weights.
+    experiment that the weights lie in (`experiments/<name>/models/x.pth`), the shapes of the weights. What shapes do
+    not tell comes from the table of published weights, for files that are called like one of them.
 
     Raises:
         UserError: nothing tells; or the file is not a generator's.
@@ -118,6 +120,9 @@ def _identified(weights: Path) -> NetworkDescription:
             remedy="give the option file they were trained with: -opt FILE.yml",
         )
     name, settings = found
+    published = ZOO.get(weights.stem)
+    if published is not None and published.network == name:
+        settings = {**published.settings, **settings}
     if "Discriminator" in name:
         raise UserError(
             f"these are the weights of a discriminator ({name})", place=str(weights), remedy="give the generator's"
@@ -134,8 +139,7 @@ def load_network(weights: Path, device: torch.device, *, option_file: Path | Non
 
 
 def _load(weights: Path, device: torch.device, option_file: Path | None) -> tuple[nn.Module, int, NetworkDescription]:
-    if not weights.exists():
-        raise UserError("no such file", place=str(weights), remedy="check -w")
+    weights = resolve(weights)
     description = describe_weights(weights, option_file)
     net = ARCHS.get(description.type)(**description.arguments)
     own = net.scale if isinstance(net, RestorationNetwork) else None

@@ -17,6 +17,7 @@ from tgsr.config.options import input_paths, missing_files, options_hash, output
 from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
 from tgsr.engine.context import Context
+from tgsr.engine.needs import remedy_for
 from tgsr.engine.smallest import short
 from tgsr.utils.errors import ConfigError, DataError, Stopped, UserError
 from tgsr.utils.files import file_digest, folder_size, read_json, write_json
@@ -84,7 +85,15 @@ class Runner(ABC):
             made: files and folders that earlier stages of a chain will have made.
             later: the same of this stage and of later ones: no fault where it is not sure that this stage reads them.
         """
-        return missing_files(self.options, made=made, later=later)
+        return missing_files(self.used_options(), made=made, later=later, remedy=remedy_for)
+
+    def used_options(self) -> Options:
+        """The options without those that this stage does not look at."""
+        return self.options
+
+    def runners(self) -> list[Runner]:
+        """The stages that this one runs, in order; itself where it runs none."""
+        return [self]
 
     def check(self) -> list[str]:
         """What `--check` should say about this stage, without doing it: problems beyond wrong options and missing

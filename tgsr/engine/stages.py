@@ -23,6 +23,7 @@ from tgsr.engine.checkpoint import move_aside
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook, StepClock
 from tgsr.engine.logger import pretty
+from tgsr.engine.needs import remedy_for
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.start import tell_cost, tell_start
 from tgsr.engine.tiling import TiledRestorer
@@ -70,7 +71,7 @@ class Train(Runner):
 
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """A training uses all that its options name."""
-        return missing_files(self.options, made=made)
+        return missing_files(self.options, made=made, remedy=remedy_for)
 
     def run(self) -> None:
         clock = StepClock()
@@ -212,8 +213,12 @@ class Test(Runner):
         return [self.results]
 
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
-        """Without those that only a training reads: weights are often tested where its images are not."""
-        used = replace(
+        """A test uses all of what is left of its options."""
+        return missing_files(self.used_options(), made=made, remedy=remedy_for)
+
+    def used_options(self) -> Options:
+        """Without what only a training reads: weights are often tested where its images are not."""
+        return replace(
             self.options,
             run=None,
             train=None,
@@ -222,7 +227,6 @@ class Test(Runner):
             path=replace(self.options.path, pretrain_network_d=None, resume_state=None),
             datasets=replace(self.options.datasets, train=None),
         )
-        return missing_files(used, made=made)
 
     def check(self) -> list[str]:
         """Builds everything, loads the weights and opens every image."""

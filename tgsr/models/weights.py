@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tgsr.archs.identify import identify
 from tgsr.models.layouts import basicsr_names, strip_wrappers
+from tgsr.models.zoo import command_for
 from tgsr.utils.errors import CheckpointError
 from tgsr.utils.files import write_atomic
 
@@ -106,7 +107,7 @@ def _read_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError("no such file", place=str(path)) from None
+        raise CheckpointError("no such file", place=str(path), remedy=command_for(path) or "") from None
     except IsADirectoryError:
         raise CheckpointError("a folder, not a file", place=str(path)) from None
     except pickle.UnpicklingError as error:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from tgsr.utils.errors import DataError, UserError
 
 _CHUNK = 2**20
+_PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 
 def sha256_of(path: Path) -> str:
@@ -110,13 +113,27 @@ def unpack(archive: Path, folder: Path) -> Path:
                 packed.extractall(folder)
         else:
             with tarfile.open(archive) as packed_tar:
-                members = [m for m in packed_tar.getmembers() if m.isfile() or m.isdir()]
-                _refuse_outside([m.name for m in members], folder, archive)
-                packed_tar.extractall(folder, members=members)  # noqa: S202 - links and outside paths are refused
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+                packed_tar.extractall(folder, filter="data")
+    except tarfile.FilterError as error:
+        raise DataError(f"an entry is refused: {error}", place=str(archive), remedy="get it from its authors") from None
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
         advice = "delete it and download again"
         raise DataError(f"damaged archive: {error}", place=str(archive), remedy=advice) from None
     return folder
+
+
+def unpack_all(folder: Path) -> None:
+    """Unpack every archive below `folder` into a folder beside it, of its name without the extension; archives inside
+    archives, too. What has been unpacked is not unpacked again; what a stop left half is begun anew."""
+    for archive in sorted(p for p in folder.rglob("*") if p.name.lower().endswith(_PACKED) and p.is_file()):
+        ending = next(e for e in _PACKED if archive.name.lower().endswith(e))
+        target = archive.with_name(archive.name[: -len(ending)])
+        if not target.exists():
+            building = target.with_name(f".{target.name}.unpacking")
+            shutil.rmtree(building, ignore_errors=True)
+            unpack(archive, building)
+            os.rename(building, target)
+            unpack_all(target)
 
 
 def _refuse_outside(names: list[str], folder: Path, archive: Path) -> None:
