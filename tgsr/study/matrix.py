@@ -58,10 +58,11 @@ class Key:
         return f"{self.study}/" + "-".join([self.stage, *(re.sub(r"[^\w.+-]", "_", v) for _, v in self.labels)])
 
     def label(self, axes: Sequence[str]) -> str:
-        """What tells this branch from others in a table: `RealESRGAN`, or `RealESRGAN#0` with a seed."""
+        """What tells this branch from others: `RealESRGAN`, `RealESRGAN#0` with a seed, or the seed alone."""
         shown = [(a, v) for a, v in self.labels if a in axes]
         text = "-".join(v for a, v in shown if a != "seed")
-        return text + "".join(f"#{v}" for a, v in shown if a == "seed")
+        seed = "".join(v for a, v in shown if a == "seed")
+        return f"{text}#{seed}" if text and seed else text or seed
 
 
 @dataclass
