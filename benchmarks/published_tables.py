@@ -46,6 +46,23 @@ def rows_table(rows: dict[str, Any], name: str) -> str:
     return markdown([SETS[name], *(label for label, _ in METRICS.values())], body)
 
 
+def paired_table(rows: dict[str, Any], name: str) -> str:
+    """Each network less bicubic on the same images, mean ± standard error; and on how many images it is better."""
+    base = rows[name]["bicubic"]
+    body = []
+    for method, values in rows[name].items():
+        if method != "bicubic":
+            differences = {k: np.array(values[k]) - np.array(base[k]) for k in METRICS}
+            sign = {k: 1 if k in ("psnr", "ssim") else -1 for k in METRICS}
+            cells = [
+                f"{d.mean():+.{METRICS[k][1]}f} ± {d.std(ddof=1) / len(d) ** 0.5:.{METRICS[k][1]}f} "
+                f"({np.mean(sign[k] * d > 0):.0%})"
+                for k, d in differences.items()
+            ]
+            body.append([method, *cells])
+    return markdown([f"less bicubic, {SETS[name]}", *(label[:-2] for label, _ in METRICS.values())], body)
+
+
 def features(params: dict[str, Any]) -> dict[str, float]:
     """What one point of the space is like, in numbers that grow with the severity where there is one."""
     p = params
@@ -89,7 +106,7 @@ def regression(tgsr: dict[str, Any]) -> tuple[str, float, float]:
 
 def ridge(x: np.ndarray, z: np.ndarray, penalty: float = 10.0) -> tuple[float, float]:
     """R² of a ridge regression with an intercept: of the fit, and with each task predicted from the others."""
-    centred = z - z.mean()
+    x, centred = x - x.mean(axis=0), z - z.mean()
     hat = x @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T) + 1 / len(z)
     residual = centred - hat @ centred
     total = (centred**2).sum()
@@ -125,6 +142,7 @@ def tables() -> dict[str, str]:
     if (NUMBERS / "rows.json").exists():
         rows = read_json(NUMBERS / "rows.json")
         found |= {f"rows {name}": rows_table(rows, name) for name in SETS if name in rows}
+        found |= {f"paired {name}": paired_table(rows, name) for name in SETS if name in rows}
     if (NUMBERS / "tgsr.json").exists():
         tgsr = read_json(NUMBERS / "tgsr.json")
         text, fitted, left_out = regression(tgsr)
@@ -161,6 +179,8 @@ def collect_tgsr() -> dict[str, Any]:
         return {r["task"]: {k: pick(r, k) for k in ("5", "10")} for r in records}
 
     z = sweep("z")
+    if not z:
+        return {}
     shown = [
         {"name": t["name"], "features": {k: round(v, 3) for k, v in features(t["space"]["params"]).items()}}
         for t in tasks
@@ -175,7 +195,8 @@ def main() -> None:
     if parser.parse_args().collect:
         NUMBERS.mkdir(exist_ok=True)
         for name, content in (("rows", collect_rows()), ("tgsr", collect_tgsr())):
-            (NUMBERS / f"{name}.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
+            if content:
+                (NUMBERS / f"{name}.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
     for name, table in tables().items():
         sys.stdout.write(f"\n{name}\n\n{table}\n")
 
