@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 
+from tgsr.config.options import to_plain
 from tgsr.config.overrides import apply_overrides
 from tgsr.config.schema import Options, Source
-from tgsr.config.spec import Spec
+from tgsr.config.spec import Kind, Spec, freeze
 from tgsr.engine.runner import RUNNERS, run_stage
 from tgsr.engine.smallest import narrow, tiny
+from tgsr.models.zoo import ZOO
 from tgsr.report.builder import Report
 from tgsr.report.tables import Column, Row, Table
 from tgsr.study.plan import REHEARSAL, Plan
@@ -39,7 +41,8 @@ class Outcome:
 
 def published_networks() -> dict[str, Spec]:
     """Name below `weights/` -> its network."""
-    return {}
+    networks = Kind("tgsr.archs:ARCHS")
+    return {name: Spec(networks, entry.network, freeze(dict(entry.settings))) for name, entry in ZOO.items()}
 
 
 class Rehearsal(Study):
@@ -104,10 +107,11 @@ class Rehearsal(Study):
         return Outcome(options.name, "ok")
 
     def _make_weights(self, folder: Path) -> None:
-        """Random weights of narrow networks under the names of published ones."""
+        """Random weights of narrow networks under the names of those published ones that the stages name."""
+        named = " ".join(str(to_plain(options)) for options in self.stages)
         for name, network in published_networks().items():
             path = folder / f"{name}.pth"
-            if not path.exists():
+            if path.name in named and not path.exists():
                 torch.manual_seed(0)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.save({"params": narrow(network).build().state_dict()}, path)
