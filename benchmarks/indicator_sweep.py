@@ -23,20 +23,19 @@ from tgsr.methods.tgsr.sweep import IndicatorSweep, IndicatorWork
 from tgsr.methods.tgsr.task_pool import alone
 
 
-def plain_form(options: Options) -> Options:
+def plain_form(options: Options, iters: int = 100) -> Options:
     """The text's definition without any of our savings."""
     run = replace(options.run, kwargs={"tasks": options.run.kwargs["tasks"], "mode": "paper"})
-    train = replace(options.train, total_iter=100)
+    train = replace(options.train, total_iter=iters)
     return replace(options, run=run, train=train, precision="fp32", channels_last=False)
 
 
-def opened(options: Options, context: Context, iters: int | None):
-    """`measure(task index)` of a form."""
+def sweep_work(options: Options, context: Context, iters: int | None) -> IndicatorWork:
+    """What a form does to each task."""
     sweep = make_runner(options, context)
     assert isinstance(sweep, IndicatorSweep)
     tasks = load_tasks(sweep.path)
-    work = IndicatorWork(options, tasks, sweep.settings, iters or sweep.settings.probe_iters[-1])
-    return work.open(alone(context))
+    return IndicatorWork(options, tasks, sweep.settings, iters or sweep.settings.probe_iters[-1])
 
 
 def main() -> None:
@@ -49,8 +48,8 @@ def main() -> None:
     options = load_options(args.option_file)
     context = Context.create(device=options.device, launcher="none")
     forms = {
-        "plain fp32, 100 iterations": opened(plain_form(options), context, None),
-        f"paired, {args.iters} iterations": opened(options, context, args.iters),
+        "plain fp32, 100 iterations": sweep_work(plain_form(options), context, None).open(alone(context)),
+        f"paired, {args.iters} iterations": sweep_work(options, context, args.iters).open(alone(context)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for index in range(args.tasks + 1):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from degradation import basicsr_feed, load_crops
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from comparison.measure import Settings
 from comparison.steps import Case, our_step, their_step
@@ -49,6 +50,22 @@ class Counter(TorchDispatchMode):
         if name not in _FREE and not func.is_view:
             self.launches += 1
         return func(*args, **(kwargs or {}))
+
+
+class CountBytes(TorchDispatchMode):
+    """Bytes that operations read and write if none of them stays in a cache; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ not in _FREE and not func.is_view:
+            self.operations += 1
+            tensors = [t for t in tree_leaves((args, kwargs or {}, out)) if isinstance(t, torch.Tensor)]
+            self.total += sum(t.numel() * t.element_size() for t in tensors)
+        return out
 
 
 def _has_mask(args: Any) -> bool:

@@ -37,7 +37,18 @@ VGG_LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "c
 
 
 def network_options(network: str, num_block: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`network_g` of basicsr and of ours: `msrresnet` or `rrdbnet`."""
+    """`network_g` of basicsr and of ours: `msrresnet`, `rrdbnet`, `swinir` or `hat` (which basicsr does not have)."""
+    if network in ("swinir", "hat"):
+        depth = max(1, min(6, num_block))
+        both = {
+            "type": {"swinir": "SwinIR", "hat": "HAT"}[network], "upscale": 4, "in_chans": 3, "img_size": 64,
+            "window_size": {"swinir": 8, "hat": 16}[network], "img_range": 1.0, "depths": [6] * depth,
+            "embed_dim": 180, "num_heads": [6] * depth, "mlp_ratio": 2, "upsampler": "pixelshuffle",
+            "resi_connection": "1conv",
+        }  # fmt: skip
+        if network == "hat":
+            both |= {"compress_ratio": 3, "squeeze_factor": 30, "conv_scale": 0.01, "overlap_ratio": 0.5}
+        return both, dict(both)
     common = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": num_block}
     if network == "msrresnet":
         both = {"type": "MSRResNet", **common, "upscale": 4}

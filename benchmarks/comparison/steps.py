@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from comparison.measure import Settings, alternate, compare, peak_memory_mib, row, run_child
 from comparison.sides import basicsr_model, copy_weights, free_gpu, our_model, our_options, tuned
 from tgsr.data.batch import Batch
+from tgsr.models.base import RestorationModel
 
 OUR_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "fp32": ("fp32", {}),
@@ -31,7 +32,7 @@ class Case:
     """A network and its batch.
 
     Attributes:
-        network: `msrresnet` or `rrdbnet`.
+        network: `msrresnet`, `rrdbnet`, `swinir` or `hat`.
         num_block: of the generator.
         batch: samples.
         lq: edge of the input.
@@ -48,7 +49,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        title = {"msrresnet": "MSRResNet", "rrdbnet": "RRDBNet"}[self.network]
+        title = {"msrresnet": "MSRResNet", "rrdbnet": "RRDBNet", "swinir": "SwinIR", "hat": "HAT"}[self.network]
         kind = " + UNet-D + VGG19" if self.is_adversarial else ""
         return f"{title}-{self.num_block}{kind}, batch {self.batch}, {self.lq} px"
 
@@ -106,8 +107,8 @@ def their_step(case: Case, device: str = "cpu") -> tuple[Any, Callable[[int], fl
     return model, tuned(step)
 
 
-def our_step(case: Case, form: str, theirs: Any = None, device: str = "cpu") -> Callable[[int], torch.Tensor]:
-    """Our step on the same batch, from the weights of `theirs` if given; its pixel loss stays on the device."""
+def our_parts(case: Case, form: str, theirs: Any = None, device: str = "cpu") -> tuple[RestorationModel, Batch]:
+    """Our model, with the weights of `theirs` if given, and its batch on the device."""
     precision, training = OUR_FORMS[form]
     with tempfile.TemporaryDirectory() as folder:
         options = our_options(
@@ -118,7 +119,12 @@ def our_step(case: Case, form: str, theirs: Any = None, device: str = "cpu") -> 
     if theirs is not None:
         copy_weights(theirs, model)
     lq, gt = case.images(device)
-    batch = Batch(gt=gt, lq=lq, gt_usm=gt)
+    return model, Batch(gt=gt, lq=lq, gt_usm=gt)
+
+
+def our_step(case: Case, form: str, theirs: Any = None, device: str = "cpu") -> Callable[[int], torch.Tensor]:
+    """Our step on the same batch; its pixel loss stays on the device."""
+    model, batch = our_parts(case, form, theirs, device)
 
     def step(i: int) -> torch.Tensor:
         on_device = batch.to(torch.device(device), channels_last=True)
