@@ -29,7 +29,7 @@ setup(
     extras_require={
         **EXTRAS,
         "all": [r for part in EXTRAS.values() for r in part],
-        "test": ["pytest", "pytest-timeout", "lmdb", "jsonschema", "ruff", *EXTRAS["basicsr"]],
+        "test": ["pytest", "pytest-timeout", "pytest-xdist", "lmdb", "jsonschema", "ruff", *EXTRAS["basicsr"]],
     },
     entry_points={"console_scripts": ["tgsr=tgsr.cli:main"]},
 )

@@ -54,7 +54,8 @@ def main(given: list[str] | None = None) -> int:
     for name in names:
         start = time.monotonic()
         limit = min(gpu_parts.PARTS[name].seconds, end - start)
-        (arguments.out / f"{name}.jsonl").unlink(missing_ok=True)
+        for old in ("jsonl", "log"):
+            (arguments.out / f"{name}.{old}").unlink(missing_ok=True)
         how = "not begun: the time is over" if limit < 5 else _attempt(name, arguments, limit)
         outcomes[name] = f"{how}, {time.monotonic() - start:.0f} s"
         print(f"{name}: {outcomes[name]}", flush=True)

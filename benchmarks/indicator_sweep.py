@@ -18,9 +18,8 @@ from tgsr.config.options import load_options
 from tgsr.config.schema import Options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner
-from tgsr.methods.tgsr.artefacts import load_tasks
 from tgsr.methods.tgsr.sweep import IndicatorSweep, IndicatorWork
-from tgsr.methods.tgsr.task_pool import alone
+from tgsr.tasks.artefacts import load_tasks
 
 
 def plain_form(options: Options, iters: int = 100) -> Options:
@@ -48,8 +47,8 @@ def main() -> None:
     options = load_options(args.option_file)
     context = Context.create(device=options.device, launcher="none")
     forms = {
-        "plain fp32, 100 iterations": sweep_work(plain_form(options), context, None).open(alone(context)),
-        f"paired, {args.iters} iterations": sweep_work(options, context, args.iters).open(alone(context)),
+        "plain fp32, 100 iterations": sweep_work(plain_form(options), context, None).open(context),
+        f"paired, {args.iters} iterations": sweep_work(options, context, args.iters).open(context),
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for index in range(args.tasks + 1):

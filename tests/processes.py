@@ -25,7 +25,7 @@ _FORK = multiprocessing.get_context("forkserver")
 
 
 def fork(target: Callable[..., None], *args: object) -> BaseProcess:
-    """`target(*args)` in a process of its own."""
+    """`target(*args)`, a function of a module, in a process of its own."""
     _FORK.set_forkserver_preload(["tests.preloaded"])
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}):  # of the process that is forked
@@ -38,16 +38,6 @@ def fork(target: Callable[..., None], *args: object) -> BaseProcess:
 def _call(target: Callable[..., None], *args: object) -> None:
     multiprocessing.set_start_method(None, force=True)  # loader workers are made as they are in a fresh interpreter
     target(*args)
-
-
-def call_on_ranks(num: int, target: Callable[..., None], *args: object, timeout: float = 120) -> None:
-    """`target(rank, *args)` in processes of their own, all of which must end well."""
-    processes = [fork(target, k, *args) for k in range(num)]
-    _join(processes, timeout)
-    codes = [p.exitcode for p in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0] * num, codes
 
 
 def _join(processes: Sequence[BaseProcess], timeout: float) -> None:

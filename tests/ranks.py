@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.processes import free_port
+from tests.processes import fork, free_port
 from tgsr.engine.context import Context
 from tgsr.engine.ranks import Ranks
 
@@ -50,13 +50,9 @@ def in_processes(num: int, work: Callable[..., Any], *args: Any, timeout_s: floa
     Args:
         timeout_s: of collectives.
     """
-    fork = multiprocessing.get_context("fork")
-    results, port = fork.SimpleQueue(), free_port()
-    processes = [
-        fork.Process(target=_rank, args=(k, num, port, results, timeout_s, work, args), daemon=False)
-        for k in range(num)
-    ]
-    with running(processes):
+    results, port = multiprocessing.get_context("forkserver").SimpleQueue(), free_port()
+    processes = [fork(_rank, k, num, port, results, timeout_s, work, args) for k in range(num)]
+    with ended(processes):
         for process in processes:
             process.join(SECONDS)
     found = {}
@@ -69,9 +65,8 @@ def in_processes(num: int, work: Callable[..., Any], *args: Any, timeout_s: floa
 
 
 @contextmanager
-def running(processes: list[Any]) -> Iterator[None]:
-    for process in processes:
-        process.start()
+def ended(processes: list[Any]) -> Iterator[None]:
+    """Whoever is still there at the end is killed."""
     try:
         yield
     finally:
@@ -79,7 +74,6 @@ def running(processes: list[Any]) -> Iterator[None]:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
-
 
 
 def _rank(

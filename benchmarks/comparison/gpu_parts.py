@@ -129,7 +129,8 @@ def rehearsal(run: Run) -> None:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         few = ["train:total_iter=2", "datasets:train:batch_size_per_gpu=2", "datasets:val:demo:max_images=2"]
-        sets = [*(few if run.is_tiny else ["train:total_iter=20"]), f"device={run.device}", f"path:experiments_root={folder}/e", f"path:results_root={folder}/r"]
+        sets = [*(few if run.is_tiny else ["train:total_iter=20"]), f"device={run.device}"]
+        sets += [f"path:experiments_root={folder}/e", f"path:results_root={folder}/r"]
         code = main(["train", "-opt", str(ROOT / "options/quickstart.yml"), "--debug", "--force_yml", *sets])
         made = sorted(p.name for p in Path(folder, "r").rglob("*") if p.name in ("metrics.json", "index.html"))
         run.row(code=code, seconds=time.perf_counter() - start, made=", ".join(made))
@@ -387,7 +388,7 @@ def validation(run: Run) -> None:
     from tgsr.models.precision import Precision
 
     device = torch.device(run.device)
-    blocks, height, width = (1, 32, 40) if run.is_tiny else (23, 339, 510)
+    blocks, height, width = (1, 64, 72) if run.is_tiny else (23, 339, 510)
     made = dict(network_options("rrdbnet", blocks)[1])
     net = ARCHS.get(made.pop("type"))(**made)
     precision = Precision("bf16", device)

@@ -7,8 +7,6 @@ state (dropout, drop path) is not reseeded, and batches must keep their shapes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
 
 import torch
 
@@ -83,5 +81,6 @@ class GraphedStep:
 
 
 def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
-    found: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return {name: t for name, t in found.items() if isinstance(t, torch.Tensor)}
+    """What a step reads."""
+    found = {name: getattr(batch, name) for name in ("gt", "lq", "gt_usm", "task_ids")}
+    return {name: t for name, t in found.items() if t is not None}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.processes import call_on_ranks
+from tests.ranks import in_processes
 from tgsr.data.batch import Batch
 from tgsr.losses.pixel import L1Loss
 from tgsr.methods.rebalancing.weighting import DynamicWeightAverage, GeometricLossStrategy, RandomLossWeighting
@@ -49,19 +49,14 @@ def gradient(kind, cuts, *, rank=0, world_size=1):
     return torch.cat([p.grad.flatten() for p in net.parameters()])
 
 
-def one_rank(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    try:
-        found = {kind: gradient(kind, [CUTS[2][rank]], rank=rank, world_size=2) for kind in KINDS}
-        torch.save(found, f"{folder}/{rank}.pth")
-        torch.distributed.barrier()  # nobody leaves while the other still listens
-    finally:
-        torch.distributed.destroy_process_group()
+def one_rank(context):
+    return {kind: gradient(kind, [CUTS[2][context.rank]], rank=context.rank, world_size=2).tolist() for kind in KINDS}
 
 
-def test_two_ranks_step_like_one_process(tmp_path):
-    call_on_ranks(2, one_rank, str(tmp_path))
-    first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1))
+def test_two_ranks_step_like_one_process():
+    first, second = (
+        {kind: torch.tensor(values) for kind, values in found.items()} for found in in_processes(2, one_rank)
+    )
     whole = {kind: gradient(kind, CUTS[1]) for kind in KINDS}
     for kind in KINDS:
         torch.testing.assert_close(first[kind], whole[kind], msg=kind)
