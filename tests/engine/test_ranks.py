@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from tests.engine.toy import toy_options, write_options
 from tests.ranks import in_processes, in_threads, thread_contexts
 from tgsr.config.options import load_options
+from tgsr.engine import ranks
 from tgsr.engine.context import Context
 from tgsr.models.base import ModelParts
 from tgsr.utils.errors import UserError
@@ -83,6 +85,28 @@ def test_a_rank_that_fails_ends_those_who_wait_for_it():
 
     with pytest.raises(UserError, match="no space left"):
         in_threads(2, work)
+
+
+def test_a_killed_rank_ends_those_who_wait_for_it(monkeypatch):
+    """It cannot say so; its signs of life stop. A slow one goes on showing them."""
+    monkeypatch.setattr(ranks, "SECONDS_BETWEEN_SIGNS", 0.02)
+
+    def work(context):
+        context.ranks.timeout = timedelta(seconds=0.2)
+        context.ranks.show_life()
+        if context.rank == 1:
+            time.sleep(0.8)  # alive, and thrice as long as the patience
+        context.barrier()
+        if context.rank == 1:
+            context.ranks._has_left.set()  # killed
+            return ""
+        with pytest.raises(UserError) as raised:
+            context.barrier()
+        context.ranks._has_left.set()
+        return str(raised.value)
+
+    said = in_threads(2, work)[0]
+    assert said.startswith("rank 1 has given no sign of life for 0 minutes; it was killed, perhaps for want of memory")
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,9 @@ def _join(device: torch.device, rank: int, world: int) -> Ranks:
             timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
-    return Ranks(dist.PrefixStore("tgsr", store), rank, world, timeout=timeout)
+    ranks = Ranks(dist.PrefixStore("tgsr", store), rank, world, timeout=timeout)
+    ranks.show_life()
+    return ranks
 
 
 def set_up_logging(*, rank: int, level: int = logging.INFO) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event, Thread
 from typing import Any
 
 import torch.distributed as dist
@@ -17,6 +18,8 @@ from tgsr.utils.errors import UserError
 _FAILED, _LEFT = "failed", "left"
 LONGEST_PAUSE = 0.2
 """Seconds between two looks at the store of a rank that has waited for long."""
+SECONDS_BETWEEN_SIGNS = 20.0
+"""Of life of every rank: a killed one cannot say that it ends, and not every launcher ends the others."""
 
 
 class Ranks:
@@ -27,7 +30,8 @@ class Ranks:
         store: of torch's rendezvous, known to all ranks.
         rank, world_size: of this process.
         group: for collectives on tensors. None: the default group.
-        timeout: of collectives, for groups that are made of this one.
+        timeout: of collectives, for groups that are made of this one; a rank without a sign of life for so long is
+            taken to be dead.
         members: ranks of these processes in the default group. None: all.
         root: store of the whole world, where a rank that fails says so. None: `store`.
     """
@@ -45,7 +49,9 @@ class Ranks:
     ) -> None:
         self.store, self.rank, self.world_size, self.group, self.timeout = store, rank, world_size, group, timeout
         self.members = list(range(world_size)) if members is None else list(members)
+        self._has_left = Event()
         self._root, self._rounds = root or store, 0
+        self._signs: dict[int, tuple[int, int]] = {}  # rank -> its newest sign, and how often it was looked for since
 
     def meet(self) -> None:
         """Wait until all ranks have called it as often as this one."""
@@ -79,14 +85,18 @@ class Ranks:
         """Look until `is_over()`, ever more seldom.
 
         Raises:
-            UserError: another rank has ended with an error, or the store is gone with the process that kept it.
+            UserError: another rank has ended with an error or is dead, or the store is gone with the process that kept
+                it.
         """
-        pause = 0.001
+        pause, looked = 0.001, time.monotonic()
         with _lost_store():
             while not is_over():
                 if self._root.check([_FAILED]):
                     failed = self._root.get(_FAILED).decode()
                     raise UserError(f"rank {failed} has ended with an error", remedy="see its message")
+                if time.monotonic() - looked > SECONDS_BETWEEN_SIGNS:
+                    looked = time.monotonic()
+                    self._look_for_the_dead()
                 time.sleep(pause)
                 pause = min(pause * 1.3, LONGEST_PAUSE)
 
@@ -116,6 +126,29 @@ class Ranks:
             first += size
         return mine
 
+    def show_life(self) -> None:
+        """From now on, as long as this process lives."""
+
+        def beat() -> None:
+            with suppress(RuntimeError):  # the store is gone
+                while not self._has_left.wait(SECONDS_BETWEEN_SIGNS):
+                    self._root.add(f"alive/{self.rank}", 1)
+
+        self._root.add(f"alive/{self.rank}", 1)
+        Thread(target=beat, daemon=True).start()
+
+    def _look_for_the_dead(self) -> None:
+        patience = 0.0 if self.timeout is None else self.timeout.total_seconds() / SECONDS_BETWEEN_SIGNS
+        for rank in self.members if patience else ():
+            sign = self._root.add(f"alive/{rank}", 0)
+            last, num_looks = self._signs.get(rank, (sign, 0))
+            self._signs[rank] = (sign, num_looks + 1 if sign == last else 0)
+            if sign and self._signs[rank][1] > patience:  # looks, not seconds: this process may have been asleep
+                raise UserError(
+                    f"rank {rank} has given no sign of life for {patience * SECONDS_BETWEEN_SIGNS / 60:.0f} minutes",
+                    remedy="it was killed, perhaps for want of memory; with --auto_resume the run goes on",
+                )
+
     def fail(self) -> None:
         """Let those who wait for this rank know that it ends with an error."""
         with suppress(RuntimeError):  # the store is gone, and so are those who could ask it
@@ -123,6 +156,7 @@ class Ranks:
 
     def leave(self) -> None:
         """The last call. Rank 0 waits for the others, since the store may live in its process."""
+        self._has_left.set()
         with _lost_store():
             self.store.add(_LEFT, 1)
         if self.rank == 0:
