@@ -235,3 +235,8 @@ def test_new_originals_replace_links_but_no_files(tmp_path):
     save_image(image, photo(1, 8, 8))
     prepare("drealsr", Work(tmp_path / "datasets", source=tmp_path / "a"))
     assert read_image(image).shape[0] == 8
+
+
+def test_the_readme_names_every_set():
+    text = (ROOT / "datasets" / "README.md").read_text()
+    assert [name for name in RECIPES if f"`{name}`" not in text] == []
