@@ -227,7 +227,7 @@ def test_a_fine_tuning_is_measured_with_its_own_weights_beside_its_start(tmp_pat
     assert tested["datasets"] == trained["datasets"]
     assert len([*results.parent.glob("tuned_archived_*")]) == archived
     start.unlink()  # the weights of a run do not need what they came from
-    for named, iteration in (("2", 2), ("best_psnr", None), ("best", None)):
+    for named, iteration in (("2", 2), ("best", None)):
         assert main(["test", "-opt", str(path), "-w", named]) == 0
         content = json.loads((results / "metrics.json").read_text())
         assert (Path(content["weights"]).name, content["iteration"]) == (
@@ -340,3 +340,35 @@ def test_check_all_builds_every_stage(tmp_path, capsys):
     assert main(["train", "-opt", str(chain), "--check", "all"]) == 2
     assert re.search(r"run.stages\[1\]: .*generator.pth", capsys.readouterr().err)
     assert not (tmp_path / "experiments").exists()
+
+
+def test_pictures_and_a_report_while_it_trains(tmp_path, monkeypatch):
+    from tgsr.report import page
+
+    reports, write = [], page.write_run_report
+
+    def write_and_remember(experiment, results):
+        reports.append((results / "metrics.json").exists())
+        return write(experiment, results)
+
+    monkeypatch.setattr(page, "write_run_report", write_and_remember)
+    options = toy_options(tmp_path, val={"val_freq": 3, "metrics": toy_options(tmp_path)["val"]["metrics"]})
+    options["logger"]["use_tb_logger"] = True
+    assert main(["train", "-opt", str(write_options(tmp_path, options))]) == 0
+    assert reports == [False, True]  # the first one before the last validation
+    experiment, results = tmp_path / "experiments" / "toy", tmp_path / "results" / "toy"
+    seen = experiment / "visualization" / "toy"
+    kinds = ("3", "6", "gt", "lq")
+    assert sorted(p.name for p in seen.iterdir()) == [f"{name}_{kind}.png" for name in ("00", "01") for kind in kinds]
+    read = lambda path: cv2.imread(str(path))  # noqa: E731
+    assert np.array_equal(read(seen / "00_6.png"), read(results / "images" / "toy" / "00.png"))  # 40 pixels: all of it
+    assert not np.array_equal(read(seen / "00_6.png"), read(seen / "00_3.png"))
+    assert read(seen / "00_lq.png").shape == (10, 10, 3)
+    assert len([*(results / "report" / "figures").glob("time_toy_0*.png")]) == 2
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(experiment / "tb_logger"))
+    curves.Reload()
+    (first, last) = curves.Images("val/toy/00")
+    assert (first.step, last.step, last.width, last.height) == (3, 6, 120, 40)

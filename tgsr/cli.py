@@ -248,7 +248,7 @@ def _context(arguments: argparse.Namespace, options: Options) -> Iterator[Contex
         deterministic=options.deterministic,
     )
     set_up_logging(rank=context.rank)
-    context.after_stage = _end_stage
+    context.after_stage, context.after_validation = _end_stage, _report_so_far
     try:
         yield context
     except Stopped:  # on all ranks
@@ -430,10 +430,25 @@ def _write_report(options: Options) -> None:
     """The page of a run that left numbers; stages without numbers have reports of their own."""
     from tgsr.report.page import write_run_report
 
-    experiment = Path(options.path.experiments_root) / options.name
-    results = Path(options.path.results_root) / options.name
+    experiment, results = _folders(options)
     if (results / "metrics.json").exists():
         logger.info("report: %s", write_run_report(experiment, results))
+
+
+def _folders(options: Options) -> tuple[Path, Path]:
+    """Of a run: below the experiments, and below the results."""
+    path = options.path
+    return Path(path.experiments_root) / options.name, Path(path.results_root) / options.name
+
+
+def _report_so_far(options: Options) -> None:
+    """The page of a run that goes on; a fault in it must not end the run."""
+    from tgsr.report.page import write_run_report
+
+    try:
+        write_run_report(*_folders(options))
+    except Exception as error:
+        logger.warning("there is no report yet: %s: %s", type(error).__name__, error)
 
 
 def _end_stage(options: Options) -> None:

@@ -126,6 +126,7 @@ class Context:
         rank, world_size, local_rank: as torchrun counts them.
         auto_resume: continue an experiment that exists instead of moving it aside.
         debug: `--debug` was given.
+        after_validation: called with its options on rank 0 when a training has been validated, but for the last time.
         after_stage: called with its options on rank 0 when a stage has just been done (the command line's reports).
         ranks: where the ranks meet; None in a world of one.
         stop: what the signals have said.
@@ -138,6 +139,7 @@ class Context:
     auto_resume: bool = False
     debug: bool = False
     after_stage: Callable[[Any], None] | None = None
+    after_validation: Callable[[Any], None] | None = None
     ranks: Ranks | None = None
     stop: StopFlag = field(default_factory=StopFlag, repr=False)
 
@@ -247,11 +249,13 @@ class Context:
         if isinstance(parts, int):
             parts = [self.world_size // parts + (k < self.world_size % parts) for k in range(parts)]
         ranks = self.ranks.split(parts)
-        return replace(self, rank=ranks.rank, world_size=ranks.world_size, after_stage=None, ranks=ranks)
+        quiet = replace(self, after_stage=None, after_validation=None)
+        return replace(quiet, rank=ranks.rank, world_size=ranks.world_size, ranks=ranks)
 
     def alone(self) -> Context:
         """This device as a world of one: what one rank does without the others."""
-        return replace(self, rank=0, world_size=1, local_rank=0, after_stage=None, ranks=None)
+        quiet = replace(self, after_stage=None, after_validation=None)
+        return replace(quiet, rank=0, world_size=1, local_rank=0, ranks=None)
 
     @property
     def stop_requested(self) -> bool:

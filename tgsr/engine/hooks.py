@@ -14,6 +14,8 @@ from tgsr.data.batch import Batch
 from tgsr.engine.checkpoint import save_torch
 from tgsr.engine.ledger import TaskLedger
 from tgsr.engine.logger import pretty, progress
+from tgsr.engine.samples import FOLDER as SAMPLES
+from tgsr.engine.samples import Samples
 from tgsr.engine.validation import validate
 from tgsr.models.base import StepResult
 from tgsr.utils.errors import Stopped, UserError
@@ -252,11 +254,10 @@ class ValidationHook(Hook):
 
     def _validate(self, trainer: Trainer) -> None:
         """When asked to stop meanwhile, it is left to the run that goes on."""
+        found: dict[str, Mapping[str, float]] = {}
         try:
-            found = {
-                name: validate(trainer.restore, dataset, trainer.metrics, trainer.context).means()
-                for name, dataset in trainer.val_sets.items()
-            }
+            for name, dataset in trainer.val_sets.items():
+                found[name] = self._validate_set(trainer, name, dataset)
         except Stopped:
             trainer.is_stopping = True
             return
@@ -265,6 +266,18 @@ class ValidationHook(Hook):
             logger.info("iter %d  %s: %s", trainer.iteration, name, pretty(values))
             self._keep_best(trainer, name, values)
         self.done = trainer.iteration
+        tell = trainer.context.after_validation if trainer.context.is_main else None
+        if tell is not None and trainer.experiment.results is not None and trainer.iteration < trainer.total_iter:
+            tell(trainer.options)
+
+    @staticmethod
+    def _validate_set(trainer: Trainer, name: str, dataset: Any) -> Mapping[str, float]:
+        samples = Samples(len(dataset), trainer.options.scale)
+        result = validate(trainer.restore, dataset, trainer.metrics, trainer.context, observe=samples.take)
+        if trainer.experiment.results is not None:  # trainings inside a stage are not looked at
+            folder = trainer.experiment.path / SAMPLES / name
+            trainer.log.images(name, trainer.iteration, samples.save(folder, trainer.iteration, trainer.context))
+        return result.means()
 
     def _keep_best(self, trainer: Trainer, name: str, values: Mapping[str, float]) -> None:
         metric = self.best.get(name)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tgsr.config.schema import LoggerOptions
 from tgsr.utils.errors import UserError
 from tgsr.utils.files import append_jsonl, read_jsonl, to_json, write_atomic
@@ -77,6 +79,17 @@ class RunLogger:
                 self._tensorboard.add_scalar(name, value, iteration)
         if self._wandb is not None:
             self._wandb.log(curves, step=iteration)
+
+    def images(self, dataset: str, iteration: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Pictures of a validation, (H, W, 3) uint8 by name, to TensorBoard and W&B."""
+        named = {f"val/{dataset}/{name}": image for name, image in rows.items()}
+        if self._tensorboard is not None:
+            for name, image in named.items():
+                self._tensorboard.add_image(name, image, iteration, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(image) for name, image in named.items()}, step=iteration)
 
     def close(self) -> None:
         if self._tensorboard is not None:

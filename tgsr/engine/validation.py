@@ -60,6 +60,7 @@ def validate(
     save_inputs: bool = False,
     label: str = "",
     remembered: Remembered | None = None,
+    observe: Callable[[int, str, Batch, torch.Tensor], None] | None = None,
 ) -> ValidationResult:
     """Restore every image of a data set and measure it.
 
@@ -74,6 +75,7 @@ def validate(
         save_inputs: save LQ and GT too, for strips.
         label: what the progress bar says.
         remembered: values that were measured before; None: all are measured.
+        observe: called with index, name, batch and restored image of every image of this rank.
 
     Raises:
         Stopped: a rank was asked to stop; on all ranks.
@@ -88,6 +90,8 @@ def validate(
             batch: Batch = dataset.val_sample(i, task)
             restored = restore(batch.lq).clamp(0, 1)
             values = values_of(metrics, restored[0], None if batch.gt is None else batch.gt[0], context.device)
+            if observe is not None:
+                observe(i, dataset.name(i), batch, restored)
             files = {}
             if save_to is not None:
                 images = {"sr": restored, **({"lq": batch.lq, "gt": batch.gt} if save_inputs else {})}

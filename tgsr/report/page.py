@@ -13,7 +13,7 @@ from tgsr.report import plots
 from tgsr.report.artefacts import START, Metrics, RunLog, image_table, protocol_caption, results_table
 from tgsr.report.builder import Report
 from tgsr.report.expectations import Expectation
-from tgsr.report.strips import choose_images, strip_of
+from tgsr.report.strips import choose_images, strip_of, time_strips
 from tgsr.report.tables import Column, Number, Row, Table, difference_row
 from tgsr.utils.errors import DataError
 
@@ -50,10 +50,11 @@ def write_run_report(
     name = metrics.name if metrics is not None else experiment.name
     report = Report(name, subtitle=_subtitle(log, metrics))
     if metrics is None:
-        report.add_text("This run was not tested yet: there is no `metrics.json`.")
+        report.add_text("This run was not tested yet: there is no `metrics.json`. A training writes it at its end.")
     else:
         _add_results(report, metrics, expectations)
     _add_training(report, log)
+    _add_pictures_over_time(report, experiment / "visualization")
     if metrics is not None:
         _add_images(report, metrics, num_strips)
     _add_conditions(report, experiment, log, metrics)
@@ -134,6 +135,16 @@ def _add_training(report: Report, log: RunLog) -> None:
         columns = [Column("samples", "samples seen", digits=0), Column("loss", "last loss", digits=4)]
         table = Table(columns, rows, row_head="Task")
         report.add_table("tasks", table, title="Samples and loss by task", is_folded=True)
+
+
+def _add_pictures_over_time(report: Report, folder: Path) -> None:
+    found = {part.name: time_strips(part) for part in sorted(folder.glob("*")) if part.is_dir()}
+    if any(found.values()):
+        report.section("While it trained")
+    for dataset, strips in found.items():
+        for name, png in strips.items():
+            caption = f"{dataset}, {name}, over time; the frame marks where the last one differs most from the first."
+            report.add_strip(f"time_{dataset}_{name}", png, caption=caption)
 
 
 def _add_images(report: Report, metrics: Metrics, num_strips: int) -> None:

@@ -180,6 +180,43 @@ def strip_of(
     return make_strip(panels, crop=(top, left, size), panel_width=panel_width)
 
 
+def time_strips(folder: Path, *, num_times: int = 5, panel_width: int = 192) -> dict[str, bytes]:
+    """The same crops at several iterations, from `visualization/<set>/` of an experiment.
+
+    Args:
+        folder: `<image>_<iteration>.png`, `<image>_lq.png`, `<image>_gt.png`.
+        num_times: iterations shown, at most, spread evenly; the first and the last are among them.
+
+    Returns:
+        Image -> PNG: input, the restored image over time, ground truth.
+    """
+    times: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*_*.png")):
+        name, _, kind = path.stem.rpartition("_")
+        if kind.isdigit():
+            times.setdefault(name, []).append(int(kind))
+    strips = {}
+    for name, found in times.items():
+        found.sort()
+        places = np.linspace(0, len(found) - 1, min(num_times, len(found))).round().astype(int)
+        named = {"LQ": "lq", **{f"iter {found[p]}": str(found[p]) for p in places}, "GT": "gt"}
+        panels = [
+            Panel(label, image)
+            for label, kind in named.items()
+            if (image := _open(folder / f"{name}_{kind}.png")) is not None
+        ]
+        shown = [p.image for p in panels if p.label.startswith("iter")]
+        if not shown:
+            continue
+        _, height, width = shown[-1].shape
+        size = min(64, height, width)
+        multiple = max(1, round(height / panels[0].image.shape[1]))
+        same = shown[0].shape == shown[-1].shape
+        top, left = choose_crop(shown[-1], shown[0], size=size, multiple=multiple) if same else (0, 0)
+        strips[name] = make_strip(panels, crop=(top, left, size), panel_width=panel_width)
+    return strips
+
+
 def _open(path: Path) -> torch.Tensor | None:
     try:
         return to_tensor(read_image(path))
