@@ -70,5 +70,5 @@ def test_stage(tmp_path):
     with pytest.raises(DataError, match="different task sets"):
         run(make_options(tmp_path, stem="wrong", run={**stage, "after": other}))
     gains = write(tmp_path / "gains.jsonl", first, schema="tgsr.gains")
-    with pytest.raises(DataError, match="not indicators of version 1"):
+    with pytest.raises(DataError, match="not a tgsr.indicators file of version 1"):
         run(make_options(tmp_path, stem="wrong", run={**stage, "after": gains}))
