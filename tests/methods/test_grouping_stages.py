@@ -411,25 +411,6 @@ def _meta(tmp_path):
     return path
 
 
-def test_group_0_of_the_benchmarks(stage, tasks, images, tmp_path):
-    """Satisfactory tasks in turn where the selection is known, the whole space otherwise or on request."""
-    names = load_tasks(tasks).names
-    groups = tmp_path / "groups.json"
-    run = {"type": "BuildGroupBenchmarks", "tasks": tasks, "groups": str(groups), "gt": str(images), "num_pairs": 4}
-
-    def group0(name, selected, **more):
-        _write_groups(groups, tasks, [names[:1]], selected=selected)
-        target = tmp_path / "sets" / name
-        stage(name, run={**run, "target": str(target), **more})
-        return [json.loads(x)["task"] for x in (target / "Group0" / "params.jsonl").read_text().splitlines()]
-
-    assert group0("known", names[:3]) == [*names[3:], names[3]]
-    assert group0("asked", names[:3], group0="whole") == ["whole_space"] * 4
-    assert group0("unknown", []) == ["whole_space"] * 4
-    with pytest.raises(DataError, match="does not say which tasks were selected.*group0: whole"):
-        group0("refused", [], group0="unselected")
-
-
 def test_neighbourhood_surrounds_its_point(tasks):
     space = toy_space()
     task = load_tasks(tasks)[0]

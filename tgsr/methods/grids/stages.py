@@ -12,9 +12,7 @@ import numpy as np
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
-from tgsr.config.spec import OutputPath, PositiveInt, Range
-from tgsr.data.backends import open_source
-from tgsr.data.packed import pack_images
+from tgsr.config.spec import PositiveInt, Range
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.methods.grids import figures
@@ -39,26 +37,6 @@ def build_set(options: Options, name: str, tasks: Any = None) -> Any:
             remedy=f"known: {', '.join(options.datasets.val) or 'none'}",
         )  # fmt: skip
     return options.datasets.val[name].build(scale=options.scale, tasks=tasks)
-
-
-@RUNNERS.register()
-class PackImages(Runner):
-    """Stores the pixels of a folder of images raw in one file, so that small crops cost no decoding.
-
-    Args:
-        source: folder of images.
-        output: the packed folder; `io_backend: packed` reads it.
-    """
-
-    def __init__(self, *, options: Options, context: Context, source: Path, output: OutputPath) -> None:
-        super().__init__(options=options, context=context)
-        self.source, self.output = source, output
-
-    def run(self) -> None:
-        if self.context.is_main:
-            num_images = pack_images(open_source(self.source), self.output)
-            logger.info("%s: %d images", self.output, num_images)
-        self.context.barrier()
 
 
 @RUNNERS.register()

@@ -5,27 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import NonNegativeInt, OutputPath, PositiveInt
-from tgsr.data.benchmark import build_benchmark, build_group_benchmarks
 from tgsr.engine.build import build_val_sets
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.validation import evaluate
-from tgsr.methods.tgsr.artefacts import Groups, load_groups
 from tgsr.methods.tgsr.evaluation import checkpoint_restorer, pick_metrics
 from tgsr.metrics.base import Metric
 from tgsr.report.artefacts import Metrics, results_table
 from tgsr.report.builder import Report
+from tgsr.study.data_stages import BuildBenchmarks, Group0
 from tgsr.study.printed import printed
-from tgsr.tasks.artefacts import load_tasks
-from tgsr.tasks.sets import whole_space
-from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError, UserError
 from tgsr.utils.files import file_digest, read_json, write_json
 
@@ -34,11 +30,8 @@ PAPER_TABLES = ("TABLE_1", "TABLE_2", "TABLE_3", "TABLE_4", "TABLE_5", "TABLE_7"
 
 
 @RUNNERS.register()
-class BuildGroupBenchmarks(Runner):
-    """Test sets of the groups: `Group0`, `Group1`, ... and `random` below `target`, each with `LQ/` and a manifest.
-
-    Every GT image occurs once in each set; the tasks of a group take turns. `random` draws anew from the whole space
-    for every image.
+class BuildGroupBenchmarks(BuildBenchmarks):
+    """`BuildBenchmarks` of groups by its older name.
 
     Args:
         tasks: `tasks.json`.
@@ -46,9 +39,7 @@ class BuildGroupBenchmarks(Runner):
         gt: folder of HR images (DIV2K validation in the paper).
         target: folder of the sets.
         num_pairs: images of each set (100 in the paper).
-        group0: tasks of `Group0`: the `unselected` ones, which the paper calls satisfactory, in turn, or the `whole`
-            space, drawn anew for every image, as group 0 of the training. None: `unselected` where `groups.json` says
-            what was selected (random groups do not).
+        group0: see `BuildBenchmarks`.
         seed: of the draws.
         num_workers: processes.
     """
@@ -63,42 +54,14 @@ class BuildGroupBenchmarks(Runner):
         gt: Path,
         target: OutputPath,
         num_pairs: PositiveInt = 100,
-        group0: Literal["whole", "unselected"] | None = None,
+        group0: Group0 | None = None,
         seed: NonNegativeInt = 0,
         num_workers: PositiveInt = 1,
     ) -> None:
-        super().__init__(options=options, context=context)
-        if options.degradation is None:
-            raise ConfigError("'random' is the whole space", place=f"{options.name}: degradation", remedy="add it")
-        self.group0 = group0
-        self.path, self.groups, self.gt, self.target = tasks, groups, gt, target
-        self.num_pairs, self.seed, self.num_workers = num_pairs, seed, num_workers
-
-    def run(self) -> None:
-        assert self.options.degradation is not None
-        space = self.options.degradation.space.build()
-        tasks = load_tasks(self.path, space=space)
-        groups = load_groups(self.groups, tasks=tasks)
-        satisfactory = self._satisfactory(tasks, groups)
-        if self.context.is_main:
-            settings: dict[str, Any] = {"max_images": self.num_pairs, "num_workers": self.num_workers}
-            named = {f"Group{k}": members for k, members in enumerate(groups.groups[1:], 1)}
-            build_group_benchmarks(self.gt, tasks, named, self.target, seed=self.seed, **settings)
-            whole = whole_space(space=space)
-            build_benchmark(self.gt, satisfactory or whole, self.target / "Group0", seed=self.seed, **settings)
-            build_benchmark(self.gt, whole, self.target / "random", seed=self.seed + 1, **settings)
-            logger.info("%s: Group0 to Group%d and random, %d pairs each", self.target, len(named), self.num_pairs)
-        self.context.barrier()
-
-    def _satisfactory(self, tasks: TaskSet, groups: Groups) -> TaskSet | None:
-        """The tasks of `Group0`; None for the whole space."""
-        chosen = set(groups.selected)
-        rest = [name for name in tasks.names if name not in chosen] if chosen else []
-        if self.group0 == "unselected" and not rest:
-            problem = "it does not say which tasks were selected" if not chosen else "all tasks were selected"
-            remedy = "use group0: whole, or the groups.json of a selection"
-            raise DataError(f"{problem}, so none are satisfactory", place=str(self.groups), remedy=remedy)
-        return tasks.subset(rest) if rest and self.group0 != "whole" else None
+        super().__init__(
+            options=options, context=context, tasks=tasks, groups=groups, gt=gt, output=target, num_images=num_pairs,
+            group0=group0, seed=seed, num_workers=num_workers,
+        )  # fmt: skip
 
 
 @RUNNERS.register()

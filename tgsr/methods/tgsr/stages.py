@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options, TaskOptions, ValOptions
-from tgsr.config.spec import Kind, NonNegativeInt, PositiveInt, Range, Spec
+from tgsr.config.spec import Kind, PositiveInt, Range, Spec
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner
 from tgsr.engine.trainer import Trainer
@@ -34,42 +34,12 @@ from tgsr.methods.tgsr.selection import Direction, select_unsatisfactory
 from tgsr.methods.tgsr.task_pool import run_over_tasks
 from tgsr.metrics.base import METRICS
 from tgsr.tasks.artefacts import load_tasks
-from tgsr.tasks.task import TaskSet, draw_point_tasks
+from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError, Stopped
 from tgsr.utils.registry import did_you_mean
 
 logger = logging.getLogger("tgsr")
 _TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
-
-
-@RUNNERS.register()
-class MakeTasks(Runner):
-    """Draws point tasks from the space of the option file -> `tasks.json`.
-
-    Args:
-        num_tasks: N (4000 in the paper). Task i depends on the seed and i alone: a longer set begins with the shorter.
-        seed: of the draw. None: `manual_seed`.
-    """
-
-    product = "tasks.json"
-
-    def __init__(
-        self, *, options: Options, context: Context, num_tasks: PositiveInt, seed: NonNegativeInt | None = None
-    ) -> None:
-        super().__init__(options=options, context=context)
-        if options.degradation is None:
-            raise ConfigError("tasks are drawn from a space", place=f"{options.name}: degradation", remedy="add it")
-        self.num_tasks, self.seed = num_tasks, options.manual_seed if seed is None else seed
-
-    def run(self) -> None:
-        assert self.options.degradation is not None
-        open_folder(self)
-        tasks = draw_point_tasks(self.options.degradation.space.build(), self.num_tasks, seed=self.seed)
-        tasks.source["options"] = options_hash(self.options)
-        if self.context.is_main:
-            tasks.save(self.folder / "tasks.json")
-            logger.info("%s: %d tasks", self.folder / "tasks.json", len(tasks))
-        self.context.barrier()
 
 
 @RUNNERS.register()
