@@ -23,6 +23,16 @@ from tgsr.utils.device import upload
 GPU = torch.device("cuda", 0)
 
 
+def is_usable() -> bool:
+    """Whether this torch makes tensors of a GPU that is not there; 2.6 asks for a driver."""
+    try:
+        with FakeTensorMode():
+            torch.empty(2, device=GPU).contiguous()
+    except (AssertionError, RuntimeError):
+        return False
+    return True
+
+
 class NoWaiting(TorchDispatchMode):
     """Refuses copies from the GPU to the host, and those to the GPU that the host would wait for."""
 

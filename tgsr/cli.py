@@ -304,9 +304,11 @@ def _study(arguments: argparse.Namespace, runner: Runner) -> int:
 
 def _check(runner: Runner, *, every: bool) -> int:
     from tgsr.study.study import Stages
+    from tgsr.utils.files import unwritable
 
     check = runner.check_every if every and isinstance(runner, Stages) else runner.check
-    problems = [*runner.missing_files()] or check()
+    roots = (runner.options.path.experiments_root, runner.options.path.results_root)
+    problems = [problem for root in roots if (problem := unwritable(root))] + [*runner.missing_files()] or check()
     if not runner.context.is_main:
         return EXIT_USER_ERROR if problems else 0
     for problem in problems:
@@ -351,7 +353,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     device = resolve_device(arguments.device)
 
     def restorer(weights: Path, option_file: Path | None) -> ImageRestorer:
-        net, scale = load_network(weights, device, option_file=option_file)
+        net, scale = load_network(weights, device, option_file=option_file or arguments.opt)
         return ImageRestorer(
             net,
             scale=scale,
@@ -366,7 +368,7 @@ def _infer(arguments: argparse.Namespace) -> int:
 
         choose = routed_restorers(arguments.router, restorer)
     elif arguments.weights is not None:
-        single = restorer(arguments.weights, arguments.opt)
+        single = restorer(arguments.weights, None)
         choose = lambda image: (single, {})  # noqa: E731
     else:
         raise UserError("there are no weights", remedy="give -w WEIGHTS or --router router.json")

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from tests.fake_gpu import GPU, fake_gpu
+from tests.fake_gpu import GPU, fake_gpu, is_usable
 from tgsr.degradations.named.pipeline import GRIDS_DEGRADATIONS, NamedSpace
 from tgsr.degradations.second_order import SecondOrderSpace
 from tgsr.degradations.usm import sharpen
+
+pytestmark = pytest.mark.skipif(not is_usable(), reason="this torch makes no tensors of an absent GPU")
 
 
 def draw(space, num):

@@ -88,7 +88,12 @@ def test_who_was_not_started_by_the_launcher_is_told(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")  # inside a batch script, but not a step of it
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu1")
-    assert Context.create(device="cpu").world_size == 1
+    for step in (None, "4294967290"):  # a batch script; salloc's shell, which SLURM counts as a step
+        if step is not None:
+            monkeypatch.setenv("SLURM_STEP_ID", step)
+        assert Context.create(device="cpu").world_size == 1
+        with pytest.raises(UserError, match="not started by srun"):
+            Context.create(device="cpu", launcher="slurm")
 
 
 @pytest.mark.parametrize("spelling", ["--local_rank=1", "--local-rank=1"])

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import urllib.request
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -84,6 +85,59 @@ def assert_tensorboard_serves(folder, name, tag, points):
     assert tag in tags[name]
     curve = json.loads(get(f"data/plugin/scalars/scalars?run={quote(name)}&tag={quote(tag)}"))
     assert [(step, value) for _, step, value in curve] == points
+
+
+def test_curves_of_a_resumed_run_are_those_of_its_log(tmp_path):
+    """A validation fell on the checkpoint that the run goes on from, and once it has to be made up for."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = {"print_freq": 1, "save_checkpoint_freq": 2, "use_tb_logger": True}
+    val = {"metrics": {"psnr": {"type": "PSNR"}}, "val_freq": 2}
+    train = toy_options(tmp_path)["train"]
+    run(tmp_path, logger=logs, val=val, train={**train, "total_iter": 4})
+    run(tmp_path, logger=logs, val=val, auto_resume=True)
+    path = tmp_path / "experiments" / "toy" / "training_states" / "6.state"
+    state = torch.load(path, weights_only=True)
+    state["hooks"]["ValidationHook"]["done"] = 4  # killed between the line of the validation and its checkpoint
+    torch.save(state, path)
+    run(tmp_path, logger=logs, val=val, auto_resume=True)
+    assert [e["iter"] for e in events(tmp_path, "val")] == [2, 4, 6]
+    curves = EventAccumulator(str(tmp_path / "experiments" / "toy" / "tb_logger"))
+    curves.Reload()
+    assert [e.step for e in curves.Scalars("train/lr")] == [1, 2, 3, 4, 5, 6]
+    assert [e.step for e in curves.Scalars("val/metrics/psnr")] == [2, 4, 6]
+
+
+def test_the_run_at_wandb_goes_on_and_a_missing_key_is_one_line(tmp_path, monkeypatch):
+    started = []
+
+    def init(**arguments):
+        started.append(arguments["id"])
+        return SimpleNamespace(id=arguments["id"] or "abc", log=lambda *_, **__: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    sections = {"logger": {"save_checkpoint_freq": 2, "use_tb_logger": False, "wandb": {"project": "toy"}}}
+    run(tmp_path, **sections)
+    run(tmp_path, **sections, auto_resume=True)
+    assert started == [None, "abc"]
+
+    def refuse(**_):
+        raise RuntimeError("api_key not configured (no-tty)\ncall wandb.login()")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    with pytest.raises(UserError, match=r"logger.wandb: W&B does not start: api_key.*WANDB_MODE=offline"):
+        run(tmp_path, **sections)
+
+
+def test_another_number_of_threads_is_told(tmp_path, caplog):
+    run(tmp_path)
+    torch.set_num_threads(2)
+    try:
+        run(tmp_path, auto_resume=True)
+    finally:
+        torch.set_num_threads(1)
+    assert "made with 1 threads, now there are 2" in caplog.text
 
 
 def test_absent_wandb_is_told_before_training(tmp_path, monkeypatch):

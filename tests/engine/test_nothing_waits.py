@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from tests.data.data_toys import photo_folder, task_set
-from tests.fake_gpu import GPU, fake_gpu
+from tests.fake_gpu import GPU, fake_gpu, is_usable
 from tgsr.data.datasets import GTDataset
 from tgsr.data.plan import SamplePlan
 from tgsr.engine.context import Context
@@ -18,6 +18,7 @@ from tgsr.models.base import StepResult, not_finite
 from tgsr.tasks.weighting import EqualWeighting, WholeBatch
 
 TASKS = task_set()
+pytestmark = pytest.mark.skipif(not is_usable(), reason="this torch makes no tensors of an absent GPU")
 
 
 @pytest.mark.parametrize("sharpen_input", [False, True])

@@ -19,6 +19,8 @@ from tgsr.utils.registry import did_you_mean
 
 COMMAND_LINE = "command line"
 BASE_KEY = "_base_"
+MAX_VALUES = 200_000
+"""Of one file: a few aliases of aliases could otherwise stand for billions."""
 
 _FLOAT = re.compile(
     r"""^(?:[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+
@@ -175,7 +177,12 @@ def parse_yaml(text: str, *, file: str) -> Any:
     try:
         loader = _Loader(text)
         loader.file = file
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node, {}) > MAX_VALUES:
+            raise ConfigError(f"more than {MAX_VALUES:,} values, aliases counted", place=file)
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{file}:{mark.line + 1}" if mark else file
@@ -192,6 +199,16 @@ def parse_yaml(text: str, *, file: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values of a node when every alias is written out."""
+    if id(node) not in known:
+        known[id(node)] = 1  # while it is counted: what holds itself is told by the constructor
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_expanded(part, known) for part in parts)
+        known[id(node)] = 1 + inner
+    return known[id(node)]
 
 
 def load_yaml(path: Path | str) -> PlacedDict:

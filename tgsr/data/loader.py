@@ -121,9 +121,10 @@ class TrainLoader:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except Exception as error:
+                found = self.dead_worker(error)
                 self._closing.fill_(1)
-                raise self._explain(error) from None
+                raise found or self._explain(error) from None
             if isinstance(batch, _Failure):
                 raise batch.error
             yield batch
@@ -134,17 +135,29 @@ class TrainLoader:
         self._loader = None
         atexit.unregister(self._at_exit)
 
-    def _explain(self, error: RuntimeError) -> Exception:
+    def dead_worker(self, error: Exception) -> DataError | None:
+        """The user's line where a worker has died, of whatever an error told of it; else None.
+
+        torch raises from a signal's handler, at any place of the main thread; a queue may tell of half a message.
+        """
+        text = str(error)
+        workers = getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+        has_died = any(not worker.is_alive() for worker in workers)
+        is_told = "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text)
+        if self._closing.item() or not (has_died or is_told) or isinstance(error, UserError):
+            return None
+        told = f" ({text.splitlines()[0].strip()})" if is_told else ""
+        return DataError(
+            f"a loader worker died{told}; {self._stuck()}",
+            remedy="often memory or /dev/shm ran out: lower num_worker_per_gpu or prefetch_factor",
+        )
+
+    def _explain(self, error: Exception) -> Exception:
         text = str(error)
         if "timed out" in text:
             return DataError(
                 f"no batch for {self.timeout_s:g} s; {self._stuck()}",
                 remedy="check the disk, copy the data to a local one, or lower num_worker_per_gpu",
-            )
-        if "exited unexpectedly" in text or "is killed by signal" in text:
-            return DataError(
-                f"a loader worker died ({text.splitlines()[0]}); {self._stuck()}",
-                remedy="often memory or /dev/shm ran out: lower num_worker_per_gpu or prefetch_factor",
             )
         return error
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import shutil
-import zipfile
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 
 from tgsr.utils.errors import CheckpointError, UserError
-from tgsr.utils.files import write_atomic
+from tgsr.utils.files import archive_damage, write_atomic
 
 logger = logging.getLogger("tgsr")
 STATE_VERSION = 1
@@ -115,19 +113,23 @@ def move_aside(*folders: Path) -> None:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a training state: tensors and primitives only, nothing in it is executed."""
+    if not path.is_file():
+        raise CheckpointError("no such file", place=str(path))
+    damage = archive_damage(path)
+    if damage:
+        raise CheckpointError(f"damaged or not a training state ({damage})", place=str(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError("no such file", place=str(path)) from None
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"damaged or not a training state ({text})", place=str(path)) from None
+    except Exception as error:  # torch's own words advise to load without its guard
+        raise CheckpointError(f"damaged or not a training state ({type(error).__name__})", place=str(path)) from None
     if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
         raise CheckpointError(
             f"not a training state of tgsr, version {STATE_VERSION}",
             place=str(path),
             remedy="give its weights as path.pretrain_network_g instead",
         )
+    if not isinstance(state.get("iteration"), int) or state["iteration"] < 0:
+        raise CheckpointError("a training state without its iteration", place=str(path))
     return state
 
 

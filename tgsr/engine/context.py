@@ -36,7 +36,7 @@ def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
         UserError: srun did not start it.
     """
     nodes = next((env[k] for k in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST") if k in env), "")
-    if "SLURM_PROCID" not in env or "SLURM_NTASKS" not in env or not nodes:
+    if "SLURM_PROCID" not in env or "SLURM_NTASKS" not in env or not nodes or not _is_in_step(env):
         raise UserError(
             "--launcher slurm was given, but this process was not started by srun",
             remedy="start with: srun --ntasks=N python train.py -opt FILE.yml --launcher slurm",
@@ -76,9 +76,20 @@ def _leading_number(text: str) -> int:
     return int(match[0]) if match else 0
 
 
+def _is_in_step(env: Mapping[str, str]) -> bool:
+    """Whether srun started this process; a batch script and salloc's shell see the job's variables, too, as one
+    process: without the number of a step, or with one of SLURM's own, near 2^32."""
+    return 0 <= _leading_number(env.get("SLURM_STEP_ID", "4294967295")) < 0xFFFFFF00
+
+
 def _started_by_srun(env: Mapping[str, str]) -> bool:
-    """Several tasks of a step; a batch script also sees SLURM_NTASKS, but is one process and no step."""
-    return "SLURM_STEP_ID" in env and _leading_number(env.get("SLURM_NTASKS", "1")) > 1
+    """As one of several tasks of a step."""
+    return _is_in_step(env) and _leading_number(env.get("SLURM_NTASKS", "1")) > 1
+
+
+def _is_torchruns_own(env: Mapping[str, str]) -> bool:
+    """torchrun sets one thread where nobody has chosen a number."""
+    return "TORCHELASTIC_RUN_ID" in env and env.get("OMP_NUM_THREADS") == "1"
 
 
 def _is_bound_to_task(env: Mapping[str, str], local_rank: int) -> bool:
@@ -175,7 +186,7 @@ class Context:
             torch.use_deterministic_algorithms(True)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        elif world > 1:
+        elif world > 1 and ("OMP_NUM_THREADS" not in env or _is_torchruns_own(env)):
             local_world = int(env.get("LOCAL_WORLD_SIZE", str(world)))
             torch.set_num_threads(max(1, usable_cpus() // local_world))
         elif "OMP_NUM_THREADS" not in env:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,10 +35,20 @@ class RunLogger:
         name: of the run.
         is_main: whether this is rank 0.
         resume_at: events after this iteration are dropped, and counted in `num_dropped`: they come again.
+        again: kinds of events that also come again at this iteration.
+        wandb_id: of the W&B run to go on with.
     """
 
     def __init__(
-        self, folder: Path, options: LoggerOptions, *, name: str, is_main: bool, resume_at: int | None = None
+        self,
+        folder: Path,
+        options: LoggerOptions,
+        *,
+        name: str,
+        is_main: bool,
+        resume_at: int | None = None,
+        again: Collection[str] = (),
+        wandb_id: str | None = None,
     ) -> None:
         self.path = folder / "log.jsonl"
         self.num_dropped = 0
@@ -48,7 +58,8 @@ class RunLogger:
             return
         if resume_at is not None and self.path.exists():
             found = list(read_jsonl(self.path))
-            kept = [e for e in found if e.get("iter", 0) <= resume_at]
+            ends = dict.fromkeys(again, resume_at - 1)
+            kept = [e for e in found if e.get("iter", 0) <= ends.get(e.get("event"), resume_at)]
             self.num_dropped = len(found) - len(kept)
             text = "".join(to_json(e) + "\n" for e in kept)
             write_atomic(self.path, lambda f: f.write(text.encode()))
@@ -58,27 +69,46 @@ class RunLogger:
             except ImportError:
                 logger.warning("tensorboard is not installed; going on without (logger.use_tb_logger: false)")
             else:
+                # What it has of the iteration itself is purged as well, so it is told again.
                 self._tensorboard = SummaryWriter(str(folder / "tb_logger"), purge_step=resume_at)
+                for event in read_jsonl(self.path) if resume_at is not None else ():
+                    if event.get("iter") == resume_at:
+                        self._draw(event["event"], resume_at, event)
         if options.wandb is not None:
             try:
                 import wandb
             except ImportError:
                 raise UserError("logger.wandb needs the package wandb", remedy="pip install wandb") from None
-            self._wandb = wandb.init(
-                project=options.wandb.project, name=name, id=options.wandb.resume_id, resume="allow", dir=str(folder)
-            )
+            try:
+                self._wandb = wandb.init(
+                    project=options.wandb.project, name=name, id=options.wandb.resume_id or wandb_id,
+                    resume="allow", dir=str(folder),
+                )  # fmt: skip
+            except Exception as error:  # no key, no network, no such project
+                raise UserError(
+                    f"W&B does not start: {' '.join(str(error).split())[:200]}",
+                    place="logger.wandb",
+                    remedy="wandb login, or WANDB_API_KEY, or WANDB_MODE=offline; or leave logger.wandb out",
+                ) from error
 
     def event(self, kind: str, iteration: int, **content: Any) -> None:
         """One line of `log.jsonl`; its numbers also as curves."""
         if not self.is_main:
             return
         append_jsonl(self.path, {"event": kind, "iter": iteration, **content})
-        curves = dict(_flatten(kind, content))
-        if self._tensorboard is not None:
-            for name, value in curves.items():
-                self._tensorboard.add_scalar(name, value, iteration)
+        self._draw(kind, iteration, content)
         if self._wandb is not None:
-            self._wandb.log(curves, step=iteration)
+            self._wandb.log(dict(_flatten(kind, content)), step=iteration)
+
+    @property
+    def wandb_id(self) -> str | None:
+        """Of the W&B run, on rank 0."""
+        return None if self._wandb is None else self._wandb.id
+
+    def _draw(self, kind: str, iteration: int, content: Mapping[str, Any]) -> None:
+        if self._tensorboard is not None:
+            for name, value in _flatten(kind, {k: v for k, v in content.items() if k not in ("event", "iter")}):
+                self._tensorboard.add_scalar(name, value, iteration)
 
     def images(self, dataset: str, iteration: int, rows: Mapping[str, np.ndarray]) -> None:
         """Pictures of a validation, (H, W, 3) uint8 by name, to TensorBoard and W&B."""

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from tgsr.archs import ARCHS
 from tgsr.archs.base import RestorationNetwork
 from tgsr.archs.identify import identify
+from tgsr.config.yaml_loader import load_yaml, to_builtin
 from tgsr.models.export import (
     NetworkInfo,
     OnnxReport,
@@ -26,13 +27,19 @@ from tgsr.models.export import (
 )
 from tgsr.models.weights import load_into, load_state
 from tgsr.models.zoo import ZOO, resolve
-from tgsr.utils.errors import CheckpointError, UserError
+from tgsr.utils.errors import CheckpointError, ConfigError, UserError
 from tgsr.utils.files import file_digest, read_json, write_atomic
 
 logger = logging.getLogger("tgsr")
 
 _FORMATS = (".safetensors", ".onnx")
+_MOST_WEIGHTS = 20_000
+"""Tensors of one network."""
 _SHOWN_SETTINGS = ("num_feat", "num_block", "num_conv", "embed_dim", "dim", "depths", "num_blocks", "window_size")
+
+
+class _TooLarge(BaseException):
+    """Ends the construction of a network whose description cannot be right."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +96,36 @@ def describe_weights(weights: Path, option_file: Path | None = None) -> NetworkD
     plain = _options_beside(weights)
     if plain is not None:
         network = dict(plain["network_g"])
-        return NetworkDescription(network.pop("type"), network, int(plain["scale"]), plain["name"], name=plain["name"])
+        return NetworkDescription(network.pop("type"), network, plain["scale"], plain["name"], name=plain["name"])
     return _identified(weights)
 
 
 def _options_beside(weights: Path) -> dict[str, Any] | None:
-    """The option file of the experiment, as run: complete and already checked; None where there is none."""
+    """The option file of the experiment, as run: complete and already checked; None where there is none.
+
+    It came with the weights, perhaps from elsewhere, so it is read as data: what it would import is not imported.
+    """
     folder = weights.resolve().parent.parent
     file = folder / f"{folder.name}.yml"
-    if not file.exists():
+    if not file.is_file():
         return None
-    plain = yaml.safe_load(file.read_text())
-    if not isinstance(plain, dict) or not isinstance(plain.get("network_g"), dict):
+    try:
+        plain = to_builtin(load_yaml(file))
+    except ConfigError as error:
+        logger.warning("%s; going on without it", error)
         return None
-    if plain.get("import_modules"):
-        from tgsr.config.options import load_options
-
-        load_options(file)  # the network may be one of the user's own
+    network = plain.get("network_g")
+    wanted = ((plain.get("scale"), int), (plain.get("name"), str), (network, dict))
+    if not all(isinstance(value, kind) for value, kind in wanted) or not isinstance(network.get("type"), str):
+        logger.warning("%s: no option file as run (name, scale, network_g with its type); going on without it", file)
+        return None
+    if plain.get("import_modules") and network["type"] not in ARCHS:
+        raise UserError(
+            f"the network {network['type']} needs modules that {file} names; files beside weights are not trusted, so "
+            "nothing was imported",
+            place=str(weights),
+            remedy=f"if you trust them: -opt {file}",
+        )
     return plain
 
 
@@ -141,7 +161,7 @@ def load_network(weights: Path, device: torch.device, *, option_file: Path | Non
 def _load(weights: Path, device: torch.device, option_file: Path | None) -> tuple[nn.Module, int, NetworkDescription]:
     weights = resolve(weights)
     description = describe_weights(weights, option_file)
-    net = ARCHS.get(description.type)(**description.arguments)
+    net = _build(description, weights)
     own = net.scale if isinstance(net, RestorationNetwork) else None
     scale = description.scale if description.scale is not None else own or 1
     if own is not None and own != scale:
@@ -152,6 +172,33 @@ def _load(weights: Path, device: torch.device, option_file: Path | None) -> tupl
         )
     load_into(net, weights, key=description.param_key)
     return net.to(device).eval(), scale, description
+
+
+def _build(description: NetworkDescription, weights: Path) -> nn.Module:
+    """The described network, unless it is far larger than the file, or nonsense."""
+    kind = ARCHS.get(description.type)
+    size = weights.stat().st_size
+    problem = ""
+
+    def count(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        nonlocal num, elements
+        num, elements = num + 1, elements + (0 if param is None else param.numel())
+        if elements > size or num > _MOST_WEIGHTS:  # a file has a byte at least for every element
+            raise _TooLarge
+
+    num = elements = 0
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        return kind(**description.arguments)
+    except UserError:
+        raise
+    except _TooLarge:
+        problem = f"a network larger than its file of {size:,} bytes"
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
+        problem = f"no network ({' '.join(str(error).split())[:150]})"
+    finally:
+        hook.remove()
+    raise CheckpointError(f"{description.type} with these arguments is {problem}", place=description.source)
 
 
 def export_network(

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tgsr.config.options import diff_options, to_plain, write_options
 from tgsr.config.schema import Options
 from tgsr.data.batch import Batch
@@ -79,6 +81,7 @@ class Trainer:
         self.interval_ledgers = {name: TaskLedger(self.tasks.names, context) for name in self._adaptive()}
         self.seconds_waiting = 0.0
         self.is_stopping = self.owes_feedback = False
+        self.wandb_id: str | None = None
 
     @property
     def batch_size(self) -> int:
@@ -103,6 +106,9 @@ class Trainer:
                 for hook in self.hooks:
                     hook.after_train(self)
                 self.context.barrier()  # rank 0 has waited for its writer
+            except Exception as error:  # torch tells of a dead loader worker wherever the main thread is
+                died = self.data.loader.dead_worker(error)
+                raise error if died is None else died from None
             finally:
                 self.data.close()
                 self.log.close()
@@ -198,6 +204,8 @@ class Trainer:
             "hooks": {type(h).__name__: h.state_dict() for h in self.hooks},
             "options": json.dumps(to_plain(self.options)),
             "world_size": self.context.world_size,
+            "num_threads": torch.get_num_threads(),
+            "wandb_id": self.wandb_id,
         }
 
     def save(self, *, with_weights: bool = True) -> None:
@@ -226,7 +234,10 @@ class Trainer:
             name=self.options.name,
             is_main=self.context.is_main,
             resume_at=self.iteration if resume else None,  # killed before its first checkpoint: all lines come again
+            again=["val"] if any(isinstance(h, ValidationHook) and h.is_due(self) for h in self.hooks) else [],
+            wandb_id=None if state is None else state.get("wandb_id"),
         )
+        self.wandb_id = self.log.wandb_id
         tell_start(self)
         if self.log.num_dropped and state is None:
             logger.warning("%s starts from the beginning: no checkpoint of it is left", self.options.name)
@@ -249,9 +260,9 @@ class Trainer:
         return state
 
     def _resume(self, state: dict[str, Any]) -> None:
-        for line in diff_options(json.loads(state["options"]), to_plain(self.options)):
-            logger.warning("option changed since the checkpoint: %s", line)
         try:
+            for line in diff_options(json.loads(state["options"]), to_plain(self.options)):
+                logger.warning("option changed since the checkpoint: %s", line)
             self._take(state)
         except UserError:
             raise
@@ -264,6 +275,14 @@ class Trainer:
                 "(path.pretrain_network_g)",
             ) from error
         logger.info("resuming %s at iteration %d", self.options.name, self.iteration)
+        threads = torch.get_num_threads()
+        if self.context.device.type == "cpu" and state.get("num_threads", threads) != threads:
+            logger.warning(
+                "the checkpoint was made with %d threads, now there are %d: the weights will be equal to rounding only "
+                "(num_threads sets them)",
+                state["num_threads"],
+                threads,
+            )
         if state["world_size"] != self.context.world_size:
             logger.warning(
                 "the checkpoint was made by %d processes, now there are %d: keep the global batch of %d the same to "

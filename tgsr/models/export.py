@@ -86,7 +86,7 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], NetworkInfo]:
             place=str(path),
             remedy="name the network in an option file and give this file as path.pretrain_network_g",
         )
-    return state, NetworkInfo(**json.loads(metadata["info"]))
+    return state, _info(metadata, path)
 
 
 def read_info(path: Path | str) -> NetworkInfo | None:
@@ -96,7 +96,19 @@ def read_info(path: Path | str) -> NetworkInfo | None:
         CheckpointError: absent or damaged.
     """
     metadata = _open_safetensors(path, lambda file: file.metadata() or {})
-    return NetworkInfo(**json.loads(metadata["info"])) if metadata.get("tgsr") == _FORMAT else None
+    return _info(metadata, path) if metadata.get("tgsr") == _FORMAT else None
+
+
+def _info(metadata: Mapping[str, str], path: Path | str) -> NetworkInfo:
+    """The header's entry, whatever is in it."""
+    try:
+        info = NetworkInfo(**json.loads(metadata["info"]))
+        if not isinstance(info.network, str) or not isinstance(info.scale, int) or info.scale < 1:
+            raise ValueError("network or scale")
+        dict(info.arguments), dict(info.metrics), dict(info.notes)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"its header does not describe a network ({error})", place=str(path)) from None
+    return info
 
 
 def network_from_file(path: Path | str) -> tuple[nn.Module, NetworkInfo]:

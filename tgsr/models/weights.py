@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pickle
 import textwrap
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from tgsr.archs.identify import identify
 from tgsr.models.layouts import basicsr_names, strip_wrappers
 from tgsr.models.zoo import command_for
 from tgsr.utils.errors import CheckpointError
-from tgsr.utils.files import write_atomic
+from tgsr.utils.files import archive_damage, write_atomic
 
 logger = logging.getLogger("tgsr")
 
@@ -104,6 +105,9 @@ def _portable(state: Mapping[str, Tensor]) -> State:
 
 
 def _read_torch(path: Path) -> object:
+    damage = archive_damage(path) if path.is_file() and zipfile.is_zipfile(path) else ""
+    if damage:
+        raise _not_a_checkpoint(path, damage)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -117,9 +121,9 @@ def _read_torch(path: Path) -> object:
                 place=str(path),
                 remedy="ask its author for a file of tensors only (a state dict or safetensors)",
             ) from None
-        raise _not_a_checkpoint(path, error) from None
+        raise _not_a_checkpoint(path, str(error)) from None
     except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
-        raise _not_a_checkpoint(path, error) from None
+        raise _not_a_checkpoint(path, str(error) or type(error).__name__) from None
 
 
 def _holds_code(message: str) -> bool:
@@ -138,11 +142,11 @@ def _offender(message: str) -> str:
     return "an unsafe pickle"
 
 
-def _not_a_checkpoint(path: Path, error: Exception) -> CheckpointError:
+def _not_a_checkpoint(path: Path, text: str) -> CheckpointError:
     size = path.stat().st_size if path.exists() else 0
-    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-    text = next(iter(text.strip().splitlines()), type(error).__name__)
-    text = textwrap.shorten(text, 120, placeholder=" ...")
+    text = text.partition("WeightsUnpickler error:")[2] or text
+    text = next(iter(text.strip().splitlines()), "")
+    text = "unreadable" if "weights_only" in text else textwrap.shorten(text, 120, placeholder=" ...")
     return CheckpointError(
         f"truncated or not a checkpoint ({size:,} bytes; {text})",
         place=str(path),
@@ -152,7 +156,6 @@ def _not_a_checkpoint(path: Path, error: Exception) -> CheckpointError:
 
 def _read_safetensors(path: Path) -> State:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
         raise CheckpointError(
@@ -162,8 +165,8 @@ def _read_safetensors(path: Path) -> State:
         return load_file(path)
     except FileNotFoundError:
         raise CheckpointError("no such file", place=str(path)) from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _not_a_checkpoint(path, error) from None
+    except Exception as error:  # SafetensorError, and what a wrong header makes torch raise
+        raise _not_a_checkpoint(path, str(error)) from None
 
 
 def _is_state(value: object) -> bool:

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -23,19 +25,74 @@ def write_atomic(path: Path | str, write: Callable[[IO[bytes]], Any]) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    disk: _Disk | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            write(file)
+            disk = _Disk(file)
+            write(disk)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:
         _remove(temporary)
-        raise _cannot_write(path, error) from error
+        raise _cannot_write(path, error if disk is None or disk.error is None else disk.error) from error
     except BaseException:
         _remove(temporary)
         raise
+
+
+class _Disk:
+    """A file that remembers what the disk said: torch.save makes a puzzle of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def archive_damage(path: Path | str) -> str:
+    """What is wrong with a zip archive such as torch writes; empty: nothing. Reads all of it.
+
+    An archive none of whose entries has its checksum was written without (`torch.serialization.set_crc32_options`).
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > os.path.getsize(path):
+                return "it names more bytes than it has"  # torch compresses nothing
+            damaged = [entry.filename for entry in entries if not _is_whole(archive, entry)]
+    except Exception as error:  # arbitrary bytes make zipfile raise nearly anything
+        return f"no zip archive: {error or type(error).__name__}"
+    return f"the checksum of {damaged[0]} is wrong" if damaged and len(damaged) < len(entries) else ""
+
+
+def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as file:
+            while file.read(1 << 20):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written below a folder that may not exist yet; empty: it can."""
+    there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"nothing can be written to {there}: {error.strerror}"
 
 
 def _cannot_write(path: Path, error: Exception) -> UserError:
