@@ -61,6 +61,12 @@ def _inference_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--suffix", default="", help="added to output names")
     parser.add_argument("--ext", default="auto", help="auto (the input's), png, jpg, ...")
+    parser.add_argument(
+        "--quality", type=_number(int, 1), help="of JPEG and WebP, 1 to 100; default: 95, lossless WebP stays lossless"
+    )
+    parser.add_argument(
+        "--param_key", metavar="KEY", help="entry of the weights file; default: averaged weights where there are any"
+    )
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16", "half"], default="fp32")
     parser.add_argument(
         "--half", dest="precision", action="store_const", const="half", help="fp16 on a GPU, bf16 on a CPU"
@@ -353,7 +359,8 @@ def _infer(arguments: argparse.Namespace) -> int:
     device = resolve_device(arguments.device)
 
     def restorer(weights: Path, option_file: Path | None) -> ImageRestorer:
-        net, scale = load_network(weights, device, option_file=option_file or arguments.opt)
+        chosen = option_file or arguments.opt
+        net, scale = load_network(weights, device, option_file=chosen, key=arguments.param_key)
         return ImageRestorer(
             net,
             scale=scale,
@@ -372,9 +379,17 @@ def _infer(arguments: argparse.Namespace) -> int:
         choose = lambda image: (single, {})  # noqa: E731
     else:
         raise UserError("there are no weights", remedy="give -w WEIGHTS or --router router.json")
-    outcome = infer_files(arguments.input, arguments.output, choose, suffix=arguments.suffix, extension=arguments.ext)
-    print(f"{len(outcome.written)} restored, {len(outcome.failed)} failed: {arguments.output}")  # noqa: T201
-    return 1 if outcome.failed else 0
+    outcome = infer_files(
+        arguments.input,
+        arguments.output,
+        choose,
+        suffix=arguments.suffix,
+        extension=arguments.ext,
+        quality=arguments.quality,
+    )
+    left_out = f", {len(outcome.left_out)} left out or in part" if outcome.left_out else ""
+    print(f"{len(outcome.written)} restored, {len(outcome.failed)} failed{left_out}: {arguments.output}")  # noqa: T201
+    return 1 if outcome.failed or outcome.left_out else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -428,16 +428,16 @@ def test_notes_of_keys_without_effect(tmp_path: Path) -> None:
             "x.yml:1: model_type: there is no model 'RealESRGANMode'; did you mean 'RealESRGANModel'",
         ),
         (
-            "train:\n  ldl_opt: {type: L1Loss}\n",
-            "x.yml:2: train.ldl_opt: the LDL loss is not supported; remove it",
+            "network_g: {type: EDSR, num_in_ch: 3}\ndatasets: {val: {type: SingleImageDataset, color: y}}\n",
+            "x.yml:2: color: 'y' are images of one channel, which network_g does not take; set num_in_ch: 1",
         ),
         (
             "train:\n  pixel_opt: {type: L1Loss, reduction: sum}\n",
             "x.yml:2: reduction: reduction 'sum' is not supported; losses are means over a sample; use loss_weight",
         ),
         (
-            "datasets:\n  train:\n    type: PairedImageDataset\n    color: y\n",
-            "x.yml:4: color: training on the Y channel alone is not supported; use RGB images",
+            "network_g: {type: EDSR}\ndatasets:\n  train:\n    type: PairedImageDataset\n    color: y\n",
+            "x.yml:5: color: 'y' are images of one channel, which network_g does not take",
         ),
         (
             "datasets:\n  train:\n    type: PairedImageDataset\n    mean: [0.5, 0.5, 0.5]\n",

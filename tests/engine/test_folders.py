@@ -100,8 +100,8 @@ def test_without_ground_truth_only_niqe(tmp_path, capsys):
     capsys.readouterr()
     run("evaluate", "-i", small, "-o", tmp_path / "n.json", code=2)
     error = capsys.readouterr().err
-    assert "small/00.png: NIQE needs" in error
-    assert "-opt FILE.yml" in error
+    assert "small: niqe is left out for 1 of 1 images (00.png: NIQE needs two blocks" in error
+    assert "no metric can be taken of any image; choose others with -opt FILE.yml" in error
 
 
 def test_a_broken_image_and_an_empty_folder_are_named(tmp_path, gt, capsys):

@@ -1,6 +1,7 @@
 """Pixel and GAN losses: hand values, basicsr as the oracle, what they share."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from tests.basicsr_oracle import load_basicsr
 from tgsr.losses.base import LossContext
 from tgsr.losses.gan import GANLoss
+from tgsr.losses.ldl import LDLLoss, artifact_map
 from tgsr.losses.pixel import CharbonnierLoss, L1Loss, MSELoss, WeightedTVLoss
+from tgsr.utils.errors import ConfigError
 
 
 def context_of(restored, **targets):
@@ -20,6 +23,7 @@ def context_of(restored, **targets):
         task_ids=torch.zeros(batch, dtype=torch.int64),
         discriminator=None,
         iteration=0,
+        averaged=lambda: 0.5 * restored.detach(),
     )
 
 
@@ -46,6 +50,30 @@ def test_pixel_losses_as_basicsr(name):
     values = ours(context_of(a, gt=b))
     assert values.shape == (4,)
     torch.testing.assert_close(values.mean(), theirs(a, b))
+
+
+def test_ldl_as_basicsr():
+    """Map, value and gradient of equations 3 to 5, on images where the average is better in some places."""
+    theirs = load_basicsr("basicsr.losses.loss_util").get_refined_artifact_map
+    generator = torch.Generator().manual_seed(4)
+    gt, noise, averaged = (torch.rand(2, 3, 24, 20, generator=generator) for _ in range(3))
+    ours, other = (noise.clone().requires_grad_() for _ in range(2))
+    weight = theirs(gt, other, averaged, 7)
+    assert 0.1 < (weight == 0).float().mean() < 0.9
+    torch.testing.assert_close(artifact_map(gt, ours, averaged), weight)
+    context = replace(context_of(ours, gt=gt), averaged=lambda: averaged)
+    loss = LDLLoss(loss_weight=0.7)(context)
+    expected = 0.7 * (weight * other - weight * gt).abs().mean()
+    torch.testing.assert_close(loss.mean(), expected)
+    loss.mean().backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, other.grad)
+
+
+def test_ldl_without_an_average_says_what_to_set():
+    context = replace(context_of(torch.rand(1, 3, 16, 16), gt=torch.rand(1, 3, 16, 16)), averaged=None)
+    with pytest.raises(ConfigError, match=r"train\.ema_decay"):
+        LDLLoss()(context)
 
 
 def test_target_is_chosen():

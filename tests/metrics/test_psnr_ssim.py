@@ -86,7 +86,17 @@ def test_bad_images_are_refused(metric):
     with pytest.raises(DataError, match="uint8"):
         metric((gt * 255).byte(), (gt * 255).byte())
     with pytest.raises(DataError, match="3, H, W"):
-        metric(gt[:1], gt[:1])
+        metric(gt[:2], gt[:2])
+
+
+def test_images_of_one_channel_are_luma_as_in_basicsr():
+    """BasicSR measures what networks of one channel restore as it is, rounded to 8 bits."""
+    restored, gt = (image[:1].clamp(0, 1) for image in pair())
+    difference = (restored * 255).round() - (gt * 255).round()
+    expected = 10 * np.log10(255**2 / difference.double().square().mean().item())
+    assert PSNR(color="y")(restored, gt) == PSNR(color="rgb")(restored, gt) == pytest.approx(expected)
+    repeated = SSIM(color="rgb")(restored.repeat(3, 1, 1), gt.repeat(3, 1, 1))
+    assert SSIM(color="y")(restored, gt) == pytest.approx(repeated)
 
 
 def test_small_images_are_refused():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tgsr.config.channels import INPUT_CHANNELS
 from tgsr.config.yaml_loader import PlacedDict, merge
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.registry import did_you_mean
@@ -52,6 +53,7 @@ _METRICS = {
     "calculate_niqe": "NIQE",
     "calculate_lpips": "LPIPS",
 }
+_LDL_CRITERIA = {"L1Loss": "l1", "MSELoss": "l2", "CharbonnierLoss": "charbonnier"}
 _DEGRADE_SIZE = 400
 """Real-ESRGAN degrades crops of this edge and cuts gt_size out of them."""
 
@@ -217,7 +219,7 @@ class _Translation:
         data.take("gt_usm")
         train = data.get("train")
         for switch, is_mine in (
-            ("l1_gt_usm", lambda key: key not in ("perceptual_opt", "gan_opt")),
+            ("l1_gt_usm", lambda key: key not in ("perceptual_opt", "gan_opt", "ldl_opt")),
             ("percep_gt_usm", lambda key: key == "perceptual_opt"),
             ("gan_gt_usm", lambda key: key == "gan_opt"),
         ):
@@ -312,9 +314,9 @@ class _Translation:
         backend = dataset.get("io_backend")
         if isinstance(backend, PlacedDict):
             dataset.put("io_backend", backend.get("type", "disk"), dataset.place_of("io_backend"))
-        if dataset.get("color") == "y":
-            place = f"{dataset.place_of('color')}: color"
-            raise ConfigError("training on the Y channel alone is not supported", place=place, remedy="use RGB images")
+        if dataset.get("color") == "y":  # images become luma for every network of one channel
+            self._check_one_channel(f"{dataset.place_of('color')}: color")
+            dataset.take("color")
         for key in ("mean", "std"):
             if dataset.get(key) is not None:
                 raise ConfigError(
@@ -327,6 +329,15 @@ class _Translation:
             if key in dataset and dataset[key] in (None, "rgb"):
                 dataset.take(key)
         return kind
+
+    def _check_one_channel(self, place: str) -> None:
+        network = self.data.get("network_g")
+        if isinstance(network, PlacedDict) and not any(network.get(key) == 1 for key in INPUT_CHANNELS):
+            raise ConfigError(
+                "'y' are images of one channel, which network_g does not take",
+                place=place,
+                remedy="set num_in_ch: 1 and num_out_ch: 1, or color: rgb",
+            )
 
     def _validation_sets(self, datasets: PlacedDict) -> None:
         """`val`, `val_1`, `test_1`, ... with a `type` each -> `val: {name: set}`."""
@@ -354,10 +365,12 @@ class _Translation:
 
     def _train(self, train: PlacedDict) -> None:
         """Losses by name, the adversarial game, gradient clipping."""
-        if "ldl_opt" in train:
-            raise ConfigError(
-                "the LDL loss is not supported", place=f"{train.place_of('ldl_opt')}: train.ldl_opt", remedy="remove it"
-            )
+        ldl = train.get("ldl_opt")
+        if isinstance(ldl, PlacedDict):
+            kind, place = ldl.get("type"), ldl.place_of("type")
+            if kind in _LDL_CRITERIA:
+                ldl.put("type", "LDLLoss", place)
+                ldl.put("criterion", _LDL_CRITERIA[kind], place)
         for key in [k for k, v in train.items() if k.endswith("_opt") and v is None]:
             train.take(key)
         gan = train.get("gan_opt")

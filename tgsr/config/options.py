@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from tgsr.config.bind import INTERNAL, LATER, bind, is_output, join_problems, section_parameters, signature_of
+from tgsr.config.channels import channels_of
 from tgsr.config.compat import translate
 from tgsr.config.json_schema import json_schema
 from tgsr.config.overrides import apply_overrides
@@ -151,8 +152,34 @@ def cross_check(options: Options) -> list[ConfigError]:
         complain("datasets.train", "there is no batch size", "give batch_size (over all GPUs) or batch_size_per_gpu")
     if data is not None and data.batch_size is not None and train is not None and train.accumulation_steps > 1:
         complain("train.accumulation_steps", "it follows from datasets.train.batch_size", "leave it out")
+    if train is not None and train.ema_decay == 0:
+        for name, loss in train.losses.items():
+            if getattr(loss.entry, "needs_average", False):
+                complain(f"train.losses.{name}", f"{loss.type} asks the averaged network", "set train.ema_decay: 0.999")
+    _check_channels(options, complain)
     _check_validation(options, complain)
     return problems
+
+
+def _check_channels(options: Options, complain: Any) -> None:
+    """Images are RGB, or luma for networks of one channel; nothing else can be trained or restored."""
+    network = options.network_g
+    if network is None:
+        return
+    inputs, outputs = channels_of(network.entry, network.kwargs)
+    if (inputs, outputs) not in ((3, 3), (1, 1)):
+        problem = f"{network.type} makes {outputs} channels of {inputs}"
+        complain("network_g", problem, "3 of 3 for RGB, or 1 of 1 for luma")
+        return
+    if options.network_d is not None:
+        judged = channels_of(options.network_d.entry, options.network_d.kwargs)[0]
+        if judged != outputs:
+            problem = f"it judges images of {judged} channels, network_g makes {outputs}"
+            complain("network_d", problem, "make them equal")
+    for name, loss in options.train.losses.items() if options.train is not None else ():
+        wanted = getattr(loss.entry, "num_channels", None)
+        if wanted not in (None, outputs):
+            complain(f"train.losses.{name}", f"{loss.type} takes {wanted} channels, network_g makes {outputs}")
 
 
 def _check_validation(options: Options, complain: Any) -> None:

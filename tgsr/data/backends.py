@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tgsr.utils.errors import DataError
-from tgsr.utils.image_io import list_images, probe_image, read_image
+from tgsr.utils.image_io import is_image_name, list_images, probe_image, read_image
 
 IOBackend = Literal["disk", "lmdb", "packed"]
 
@@ -110,17 +109,10 @@ class FileSource(ImageSource):
 
     @staticmethod
     def from_folders(roots: Sequence[Path]) -> FileSource:
-        """All images below `roots`, at any depth; a name begins with its root's where there are several."""
-        files, names = [], []
-        for root in roots:
-            prefix = f"{root.name}/" if len(roots) > 1 else ""
-            found = list_images(root)
-            files += found
-            names += [prefix + f.relative_to(root).as_posix() for f in found]
-        twice = sorted(name for name, count in Counter(names).items() if count > 1)
-        if twice:
-            raise DataError(f"two folders hold the same name {twice[0]}", place=str(roots[0]))
-        return FileSource(files, names)
+        """All images below `roots`, at any depth, with `joined_names`."""
+        files = [list_images(root) for root in roots]
+        inside = [[f.relative_to(root).as_posix() for f in found] for root, found in zip(roots, files, strict=True)]
+        return FileSource([f for found in files for f in found], joined_names(roots, inside))
 
     def subset(self, indices: Sequence[int]) -> ImageSource:
         return FileSource([Path(self._files[i]) for i in indices], [self.names[i] for i in indices])
@@ -137,6 +129,64 @@ class FileSource(ImageSource):
 
     def stamp(self, index: int) -> tuple[int, int] | None:
         return file_stamp(self._files[index])
+
+
+def joined_names(roots: Sequence[Path], names: Sequence[Sequence[str]]) -> list[str]:
+    """One list of the names of several roots: behind as many last parts of their roots as make all of them differ.
+
+    Raises:
+        DataError: a root is named twice.
+    """
+    if len(roots) == 1:
+        return list(names[0])
+    parts = [Path(os.path.abspath(root)).parts for root in roots]
+    for depth in range(1, max(map(len, parts)) + 1):
+        joined = ["/".join((*own[-depth:], n)) for own, group in zip(parts, names, strict=True) for n in group]
+        if len(set(joined)) == len(joined):
+            return joined
+    twice = next((str(root) for i, root in enumerate(roots) if parts[i] in parts[:i]), str(roots[0]))
+    raise DataError("the same images are named twice", place=twice, remedy="name every folder once")
+
+
+class JoinedSource(ImageSource):
+    """Several collections as one.
+
+    Args:
+        sources: the collections.
+        names: of all images, in their order.
+    """
+
+    def __init__(self, sources: Sequence[ImageSource], names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._where = [(source, i) for source in sources for i in range(len(source))]
+
+    def place(self, index: int) -> str:
+        source, i = self._where[index]
+        return source.place(i)
+
+    def size(self, index: int) -> tuple[int, int]:
+        source, i = self._where[index]
+        return source.size(i)
+
+    def read(self, index: int) -> np.ndarray:
+        source, i = self._where[index]
+        return source.read(i)
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        source, i = self._where[index]
+        return source.read_crop(i, top, left, height, width)
+
+    def check(self, index: int) -> tuple[int, int]:
+        source, i = self._where[index]
+        return source.check(i)
+
+    @property
+    def reads_parts(self) -> bool:
+        return all(source.reads_parts for source, _ in self._where)
+
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        source, i = self._where[index]
+        return source.stamp(i)
 
 
 def file_stamp(path: Path | str) -> tuple[int, int] | None:
@@ -158,29 +208,50 @@ class MetaEntry(NamedTuple):
 def read_meta_info(path: Path | str) -> list[MetaEntry]:
     """Lines `name`, `name (h,w,c)`, `name (h,w,c) level` or `gt, lq`; empty lines and comments (#) are skipped.
 
+    Files that Windows wrote are understood: a byte order mark, UTF-16, and `\\` between folders.
+
     Raises:
-        DataError: absent or without entries.
+        DataError: absent, damaged or without entries.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = _decoded(Path(path).read_bytes()).splitlines()
     except FileNotFoundError:
         remedy = "make it with scripts/generate_meta_info.py"
         raise DataError("no such meta-info file", place=str(path), remedy=remedy) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as a meta-info file: {error}", place=str(path)) from None
     entries = []
-    for line in map(str.strip, lines):
+    for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
+        if "\0" in line:
+            remedy = "save it as UTF-8 text, or make it again with scripts/generate_meta_info.py"
+            raise DataError(f"line {number} holds a NUL byte", place=str(path), remedy=remedy)
+        if os.sep != "\\":
+            line = line.replace("\\", "/")
         sized = _SIZED.match(line)
         if sized:
             entries.append(MetaEntry(sized["name"], None))
         else:
-            gt, comma, lq = line.partition(", ")
-            entries.append(MetaEntry(gt.strip(), lq.strip() if comma else None))
+            entries.append(_pair(line))
     if not entries:
         raise DataError("the meta-info file names no images", place=str(path))
     return entries
+
+
+def _decoded(data: bytes) -> str:
+    """Text of UTF-8, or of UTF-16 where a byte order mark says so."""
+    return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+
+
+def _pair(line: str) -> MetaEntry:
+    """`gt, lq`; without the blank only where both look like images, since a name may hold a comma."""
+    gt, comma, lq = line.partition(", ")
+    if not comma:
+        gt, comma, lq = line.partition(",")
+        if not (is_image_name(gt.strip()) and is_image_name(lq.strip())):
+            return MetaEntry(line, None)
+    return MetaEntry(gt.strip(), lq.strip())
 
 
 def open_source(

@@ -65,10 +65,12 @@ class ImageDataset(Dataset[Sample], ABC):
         has_gt: whether ground truth is there.
         uses_tasks: whether training samples depend on their task; False where LQ images are files, so that a run with
             several tasks is refused.
+        is_luma: whether batches become luma before they reach a network, which has one channel; set by the engine.
     """
 
     has_gt = True
     uses_tasks = True
+    is_luma = False
 
     def __init__(
         self, source: ImageSource, *, scale: int, tasks: TaskSet | None, val_crop: int | None, max_images: int | None
@@ -122,6 +124,15 @@ class ImageDataset(Dataset[Sample], ABC):
         height, width = sizes["GT" if self.has_gt else "LQ"]
         least = 1 if not self.has_gt else self.scale
         return f"it is {width}x{height}, smaller than the scale" if min(height, width) < least else None
+
+    def result_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the restored image in validation, from the headers."""
+        height, width = self.source.size(index)
+        if self.has_gt:
+            height, width = height // self.scale * self.scale, width // self.scale * self.scale
+        else:
+            height, width = height * self.scale, width * self.scale
+        return (height, width) if self.val_crop is None else (min(height, self.val_crop), min(width, self.val_crop))
 
     def preflight(self, *, skip_bad: bool = False) -> PreflightReport:
         """Open all images once; see `tgsr.data.preflight.preflight`."""

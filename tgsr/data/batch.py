@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tgsr.degradations.params import DegradationParams
+from tgsr.utils.luma import luma_of
 
 
 class PendingDegradation(NamedTuple):
@@ -67,6 +68,11 @@ class Batch:
                     value = value.to(torch.float32).div_(255)
                 moved[f.name] = value.to(**memory) if memory else value
         return replace(self, **moved)
+
+    def luma(self) -> Batch:
+        """Its float images as BT.601 luma `(B, 1, H, W)`, for networks of one channel."""
+        images = {"gt": self.gt, "lq": self.lq, "gt_usm": self.gt_usm}
+        return replace(self, **{k: luma_of(v) for k, v in images.items() if v is not None})
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins."""

@@ -11,7 +11,15 @@ import torch
 
 from tgsr.config.spec import PositiveInt
 from tgsr.data.augment import CropDraw, draw_crop, pad_to, turn
-from tgsr.data.backends import ImageSource, IOBackend, open_source, read_meta_info, stems
+from tgsr.data.backends import (
+    ImageSource,
+    IOBackend,
+    JoinedSource,
+    joined_names,
+    open_source,
+    read_meta_info,
+    stems,
+)
 from tgsr.data.base import ImageDataset, Sample
 from tgsr.data.batch import Batch
 from tgsr.data.plan import SamplePlan
@@ -112,12 +120,20 @@ class GTDataset(ImageDataset):
         assert size is not None
         if self.source.reads_parts:
             height, width = self.source.size(image)
+            self._check_crop(image, height, width)
             top, left = draw.place(max(0, height - size), max(0, width - size))
             part = self.source.read_crop(image, top, left, min(size, height), min(size, width))
             return pad_to(part, size)
-        whole = pad_to(self.source.read(image), size)
+        whole = self.source.read(image)
+        self._check_crop(image, *whole.shape[:2])
+        whole = pad_to(whole, size)
         top, left = draw.place(whole.shape[0] - size, whole.shape[1] - size)
         return whole[top : top + size, left : left + size]
+
+    def _check_crop(self, image: int, height: int, width: int) -> None:
+        """DataError for an image that is smaller than a crop, as one that was replaced after the preflight."""
+        if problem := self.size_problem({"GT": (height, width)}):
+            raise DataError(problem, place=self.place(image), remedy="put the whole image back, or remove it")
 
     def _inner_corner(self, sample: int) -> tuple[int, int]:
         """Top and left, in LQ pixels, of the training crop inside the degraded one."""
@@ -205,8 +221,8 @@ class PairedDataset(ImageDataset):
     `filename_tmpl: "{}_LR4"` is RealSR's layout. A meta-info file with lines `gt, lq` names both itself.
 
     Args:
-        dataroot_gt: folder of ground truth, an `.lmdb` or a packed folder.
-        dataroot_lq: the same for LQ.
+        dataroot_gt: folder of ground truth, an `.lmdb` or a packed folder; or a list of them.
+        dataroot_lq: the same for LQ; of two lists, the entries at the same place belong together.
         scale: GT size over LQ size.
         tasks: not used; every sample has task 0.
         meta_info: text file with `gt, lq` pairs or GT names; None: all images.
@@ -225,8 +241,8 @@ class PairedDataset(ImageDataset):
     def __init__(
         self,
         *,
-        dataroot_gt: Path,
-        dataroot_lq: Path,
+        dataroot_gt: Path | list[Path],
+        dataroot_lq: Path | list[Path],
         scale: int,
         tasks: TaskSet | None = None,
         meta_info: Path | None = None,
@@ -354,9 +370,37 @@ class LQDataset(ImageDataset):
 
 
 def _open_pairs(
-    root_gt: Path, root_lq: Path, meta_info: Path | None, io_backend: IOBackend, tmpl_gt: str, tmpl_lq: str
+    root_gt: Path | Sequence[Path],
+    root_lq: Path | Sequence[Path],
+    meta_info: Path | None,
+    io_backend: IOBackend,
+    tmpl_gt: str,
+    tmpl_lq: str,
 ) -> tuple[ImageSource, ImageSource]:
     """GT and LQ sources of equal length, partners at equal places; DataError with the first names without one."""
+    roots_gt, roots_lq = (list(r) if isinstance(r, Sequence) else [r] for r in (root_gt, root_lq))
+    if len(roots_gt) != len(roots_lq) or not roots_gt:
+        problem = f"dataroot_gt names {len(roots_gt)} folders and dataroot_lq {len(roots_lq)}"
+        raise ConfigError(problem, remedy="name the LQ folder of each GT folder, in the same order")
+    if len(roots_gt) == 1:
+        return _open_pair(roots_gt[0], roots_lq[0], meta_info, io_backend, tmpl_gt, tmpl_lq)
+    if meta_info is not None:
+        names = read_meta_info(meta_info)
+        if io_backend == "disk" and all(e.lq for e in names):
+            gt = open_source(roots_gt, names=[e.gt for e in names])
+            return gt, open_source(roots_lq, names=[e.lq or "" for e in names])
+        raise ConfigError("meta_info of several folders must name pairs 'gt, lq' of files", remedy="or name one folder")
+    pairs = [
+        _open_pair(gt, lq, None, io_backend, tmpl_gt, tmpl_lq) for gt, lq in zip(roots_gt, roots_lq, strict=True)
+    ]
+    names = joined_names(roots_gt, [gt.names for gt, _ in pairs])
+    return JoinedSource([gt for gt, _ in pairs], names), JoinedSource([lq for _, lq in pairs], names)
+
+
+def _open_pair(
+    root_gt: Path, root_lq: Path, meta_info: Path | None, io_backend: IOBackend, tmpl_gt: str, tmpl_lq: str
+) -> tuple[ImageSource, ImageSource]:
+    """The sources of one folder of each."""
     for key, template in (("filename_tmpl_gt", tmpl_gt), ("filename_tmpl", tmpl_lq)):
         if template.count("{}") != 1:
             raise ConfigError(f"{key} is '{template}'", remedy="it must hold {} once, e.g. '{}x4'")

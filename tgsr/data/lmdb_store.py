@@ -16,11 +16,12 @@ import numpy as np
 from tgsr.data.backends import ImageSource, file_stamp, stems
 from tgsr.utils.errors import DataError, UserError
 from tgsr.utils.files import write_atomic
-from tgsr.utils.image_header import parse_header
+from tgsr.utils.image_header import parse_bytes
 from tgsr.utils.image_io import decode_image, png_bytes
 
 _FIRST_MAP_BYTES = 64 * 2**20
 _PER_TRANSACTION = 64
+_REDO = "copy it again, or make it again with scripts/create_lmdb.py"
 _READERS: dict[str, _Reader] = {}
 _OPENING = Lock()
 
@@ -49,6 +50,8 @@ class LmdbSource(ImageSource):
             raise DataError("not an LMDB: it has no data.mdb", place=str(root), remedy=remedy)
         try:
             lines = (self.root / "meta_info.txt").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise DataError("meta_info.txt is damaged: no UTF-8 text", place=str(root), remedy=_REDO) from None
         except OSError:
             remedy = "its writing was not finished: run scripts/create_lmdb.py again"
             raise DataError("the LMDB has no meta_info.txt", place=str(root), remedy=remedy) from None
@@ -76,11 +79,16 @@ class LmdbSource(ImageSource):
         return file_stamp(self.root / "data.mdb")
 
     def read(self, index: int) -> np.ndarray:
-        with _reader(os.path.realpath(self.root)).get().begin(write=False, buffers=True) as transaction:
-            value = transaction.get(self._keys[index].encode())
-            if value is None:
-                raise DataError("the LMDB lacks this key, which its meta_info.txt names", place=self.place(index))
-            return decode_image(bytes(value), place=self.place(index))[0]
+        try:
+            with _reader(os.path.realpath(self.root)).get().begin(write=False, buffers=True) as transaction:
+                value = transaction.get(self._keys[index].encode())
+                data = None if value is None else bytes(value)
+        except _lmdb().Error as error:
+            raise DataError(f"the LMDB is damaged: {error}", place=self.place(index), remedy=_REDO) from None
+        if data is None:
+            problem = "the LMDB lacks this key, which its meta_info.txt names"
+            raise DataError(problem, place=self.place(index), remedy=_REDO)
+        return decode_image(data, place=self.place(index))[0]
 
 
 class _Reader:
@@ -99,11 +107,25 @@ class _Reader:
         if self._pid != os.getpid():
             if self._environment is not None:
                 self._environment.close()
+            environment = None
             try:
-                self._environment, self._pid = _open(Path(self.root), readonly=True), os.getpid()
+                environment = _open(Path(self.root), readonly=True)
+                _check_length(environment, Path(self.root))
             except _lmdb().Error as error:
-                raise DataError(f"the LMDB cannot be opened: {error}", place=self.root) from None
+                raise DataError(f"the LMDB cannot be opened: {error}", place=self.root, remedy=_REDO) from None
+            except DataError:
+                environment.close()
+                raise
+            self._environment, self._pid = environment, os.getpid()
         return self._environment
+
+
+def _check_length(environment: Any, root: Path) -> None:
+    """DataError for a file that was cut: reading behind its end would end the whole process, without a word."""
+    there = (root / "data.mdb").stat().st_size
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if there < needed:
+        raise DataError(f"data.mdb is cut: {there:,} of {needed:,} bytes are there", place=str(root), remedy=_REDO)
 
 
 def _reader(root: str) -> _Reader:
@@ -202,7 +224,7 @@ def _verified(environment: Any, name: str, source: ImageSource, index: int, leve
     if data is None or not np.array_equal(decode_image(data, place=place)[0], source.read(index)):
         remedy = "delete the folder and write it again"
         raise DataError(f"what was written differs from {source.place(index)}", place=place, remedy=remedy)
-    info = parse_header(data)
+    info = parse_bytes(data)
     assert info is not None
     return f"{name} ({info.height},{info.width},{info.channels}) {level}\n"
 

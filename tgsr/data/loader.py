@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import shutil
 import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any
 
 import cv2
@@ -20,6 +23,10 @@ from tgsr.data.base import ImageDataset, Sample
 from tgsr.data.batch import Batch
 from tgsr.data.plan import PlanBatchSampler, SamplePlan
 from tgsr.utils.errors import DataError, UserError
+
+logger = logging.getLogger("tgsr")
+_SHARED = "/dev/shm"
+_MORE_SHARED = "give it more (docker run --shm-size=2g), or lower num_worker_per_gpu or prefetch_factor"
 
 
 class LoaderError(RuntimeError):
@@ -33,11 +40,36 @@ class _Failure:
     error: UserError | LoaderError
 
 
+@dataclass
+class _TooLarge:
+    """What a worker sends instead of the first batch when those ahead would not fit into shared memory."""
+
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Shared memory: bytes that are free, and the loader that wants them."""
+
+    free: int
+    num_workers: int
+    prefetch_factor: int
+
+    def needed(self, batch_bytes: int) -> int:
+        """Bytes of all batches ahead, of the one in use and of the one on its way."""
+        return (self.num_workers * self.prefetch_factor + 2) * batch_bytes
+
+    def holds(self, batch_bytes: int) -> bool:
+        """Whether they fit."""
+        return self.needed(batch_bytes) <= self.free
+
+
 class _Fetch(Dataset[Any]):
     """Makes the samples of a batch; notes in shared memory what it is at; turns exceptions into `_Failure`."""
 
-    def __init__(self, dataset: ImageDataset, progress: torch.Tensor) -> None:
-        self.dataset, self.progress = dataset, progress
+    def __init__(self, dataset: ImageDataset, progress: torch.Tensor, room: _Room) -> None:
+        self.dataset, self.progress, self.room = dataset, progress, room
+        self.is_first = True
 
     def __getitems__(self, plans: Sequence[SamplePlan]) -> list[Sample] | _Failure:
         worker = get_worker_info()
@@ -57,8 +89,16 @@ class _Fetch(Dataset[Any]):
             row[0] = -1
         return samples
 
-    def collate(self, samples: list[Sample] | _Failure) -> Batch | _Failure:
-        return samples if isinstance(samples, _Failure) else self.dataset.collate(samples)
+    def collate(self, samples: list[Sample] | _Failure) -> Batch | _Failure | _TooLarge:
+        if isinstance(samples, _Failure):
+            return samples
+        batch = self.dataset.collate(samples)
+        worker, is_first, self.is_first = get_worker_info(), self.is_first, False
+        if worker is not None and worker.id == 0 and is_first:
+            num_bytes = sum(v.nbytes for v in vars(batch).values() if isinstance(v, torch.Tensor))
+            if not self.room.holds(num_bytes):
+                return _TooLarge(num_bytes)
+        return batch
 
 
 class TrainLoader:
@@ -91,23 +131,45 @@ class TrainLoader:
         self._closing = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self._at_exit = partial(self._closing.fill_, 1)
         atexit.register(self._at_exit)
-        fetch = _Fetch(dataset, self._progress)
+        self.pin_memory = pin_memory and torch.cuda.is_available()
+        self._loader: DataLoader[Any] | None = self._make(prefetch_factor)
+
+    def _make(self, prefetch_factor: int) -> DataLoader[Any]:
+        self._room = _Room(_free_shared_memory(), self.num_workers, prefetch_factor)
+        fetch = _Fetch(self.dataset, self._progress, self._room)
         options: dict[str, Any] = {}
-        if num_workers > 0:
+        if self.num_workers > 0:
             options = {
                 "prefetch_factor": prefetch_factor,
                 "persistent_workers": True,
-                "timeout": timeout_s,
+                "timeout": self.timeout_s,
                 "worker_init_fn": partial(_start_worker, closing=self._closing),
             }
-        self._loader: DataLoader[Any] | None = DataLoader(
+        return DataLoader(
             fetch,
-            batch_sampler=batch_sampler,  # type: ignore[arg-type]
-            num_workers=num_workers,
+            batch_sampler=self.batch_sampler,  # type: ignore[arg-type]
+            num_workers=self.num_workers,
             collate_fn=fetch.collate,
-            pin_memory=pin_memory and torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
             **options,
         )
+
+    def _smaller(self, batch_bytes: int) -> DataLoader[Any]:
+        """The loader again, with as many batches ahead as shared memory can hold: when it is full, batches are lost.
+
+        Raises:
+            DataError: not even one batch a worker fits.
+        """
+        room = self._room
+        asked = f"{room.num_workers} workers that prepare {room.prefetch_factor} batches of {batch_bytes / 1e6:.1f} MB"
+        needed, free = f"{room.needed(batch_bytes) / 1e6:.0f} MB", f"{room.free / 1e6:.0f} MB are free"
+        problem = f"{asked} need {needed} in {_SHARED}, where {free}"
+        factors = range(room.prefetch_factor - 1, 0, -1)
+        fitting = next((f for f in factors if replace(room, prefetch_factor=f).holds(batch_bytes)), 0)
+        if not fitting:
+            raise DataError(problem, remedy=_MORE_SHARED)
+        logger.warning("%s: prefetch_factor is %d; %s", problem, fitting, _MORE_SHARED)
+        return self._make(fitting)
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -125,6 +187,10 @@ class TrainLoader:
                 found = self.dead_worker(error)
                 self._closing.fill_(1)
                 raise found or self._explain(error) from None
+            if isinstance(batch, _TooLarge):  # in place of the very first batch
+                self._loader = self._smaller(batch.num_bytes)
+                batches = iter(self._loader)
+                continue
             if isinstance(batch, _Failure):
                 raise batch.error
             yield batch
@@ -149,7 +215,7 @@ class TrainLoader:
         told = f" ({text.splitlines()[0].strip()})" if is_told else ""
         return DataError(
             f"a loader worker died{told}; {self._stuck()}",
-            remedy="often memory or /dev/shm ran out: lower num_worker_per_gpu or prefetch_factor",
+            remedy=f"often memory or {_SHARED} ran out: lower num_worker_per_gpu or prefetch_factor",
         )
 
     def _explain(self, error: Exception) -> Exception:
@@ -178,3 +244,23 @@ def _start_worker(_worker: int, *, closing: torch.Tensor) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.item() else None)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    Queue._on_queue_feeder_error = _send_failure  # type: ignore[method-assign]
+
+
+def _send_failure(queue: Any, error: Exception, item: tuple[int, Any]) -> None:
+    """Send why a batch cannot be handed over in its place; without it the main process would wait for its time-out."""
+    if "No space left" in str(error) or "unable to allocate shared memory" in str(error).lower():
+        problem = f"{_SHARED} is full: a batch cannot be handed over"
+        queue.put((item[0], _Failure(DataError(problem, remedy=_MORE_SHARED))))
+    else:
+        text = "".join(traceback.format_exception(error))
+        queue.put((item[0], _Failure(LoaderError(f"a batch cannot be handed over: {error}\n{text}"))))
+
+
+def _free_shared_memory() -> int:
+    """Bytes that this process may count on; without bound where there is no such place."""
+    try:
+        free = shutil.disk_usage(_SHARED).free
+    except OSError:
+        return 2**62
+    return int(0.95 * free) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)

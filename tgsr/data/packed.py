@@ -31,12 +31,15 @@ class PackedSource(ImageSource):
             raise DataError(f"not a packed folder: it has no {_INDEX}", place=str(root), remedy=remedy)
         index = read_json(self.root / _INDEX)
         check_schema(index, "tgsr.packed", self.root / _INDEX, version=SCHEMA_VERSION)
-        self.names = [e["name"] for e in index["images"]]
-        self._entries = [(e["offset"], e["height"], e["width"], np.dtype(e["dtype"])) for e in index["images"]]
         size = (self.root / _PIXELS).stat().st_size if (self.root / _PIXELS).is_file() else 0
-        if size != index["num_bytes"]:
-            problem = f"{_PIXELS} has {size} bytes, the index says {index['num_bytes']}"
+        if size != index.get("num_bytes"):
+            problem = f"{_PIXELS} has {size} bytes, the index says {index.get('num_bytes')}"
             raise DataError(problem, place=str(root), remedy="pack it again")
+        try:
+            self.names, self._entries = _read_entries(index["images"], size)
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"{_INDEX} is damaged ({type(error).__name__}: {error})"
+            raise DataError(problem, place=str(root), remedy="pack it again") from None
         self._map: np.memmap | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,6 +70,23 @@ class PackedSource(ImageSource):
         offset, height, width, dtype = self._entries[index]
         raw = self._map[offset : offset + height * width * 3 * dtype.itemsize]
         return raw.view(dtype).reshape(height, width, 3)
+
+
+def _read_entries(images: Any, num_bytes: int) -> tuple[list[str], list[tuple[int, int, int, np.dtype[Any]]]]:
+    """Names, and offset, height, width and type of each image; ValueError where the pixels are not in the file."""
+    names, entries = [], []
+    for e in images:
+        name, kind = e["name"], np.dtype(e["dtype"])
+        offset, height, width = (int(e[k]) for k in ("offset", "height", "width"))
+        if not isinstance(name, str) or kind not in (np.uint8, np.float32) or min(height, width) < 1:
+            raise ValueError(f"entry {len(names)} is no image")
+        if offset < 0 or offset + height * width * 3 * kind.itemsize > num_bytes:
+            raise ValueError(f"the pixels of {name!r} are not in the file")
+        names.append(name)
+        entries.append((offset, height, width, kind))
+    if not names:
+        raise ValueError("it names no images")
+    return names, entries
 
 
 def pack_images(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tgsr.data.backends import ImageSource
 from tgsr.utils.errors import DataError, UserError
 from tgsr.utils.files import cache_folder, read_json, write_json
+from tgsr.utils.image_io import captured_complaints, jpeg_damage
 
 if TYPE_CHECKING:
     from tgsr.data.base import ImageDataset
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: damage inside a JPEG is noticed, too."""
 _LISTED = 20
+_CHUNK = 256
 _log = logging.getLogger("tgsr")
 
 
@@ -121,7 +124,7 @@ def _open_all(source: ImageSource, folder: Path, threads: int) -> tuple[list[Ope
     """The result for every image, and how many had to be opened."""
     places = [source.place(i) for i in range(len(source))]
     stamps = [source.stamp(i) for i in range(len(source))]
-    file = folder / f"{hashlib.blake2b(os.path.dirname(places[0]).encode(), digest_size=8).hexdigest()}.json"
+    file = folder / f"{hashlib.blake2b(os.fsencode(os.path.dirname(places[0])), digest_size=8).hexdigest()}.json"
     known = _load(file)
     results: list[Opened | None] = []
     for place, stamp in zip(places, stamps, strict=True):
@@ -131,14 +134,36 @@ def _open_all(source: ImageSource, folder: Path, threads: int) -> tuple[list[Ope
     if len(todo) > 1000:
         _log.info("opening %d images once, to find bad ones before training (remembered in %s)", len(todo), folder)
     if todo:
-        with ThreadPoolExecutor(threads) as pool:
-            for i, result in zip(todo, pool.map(_opener(source), todo), strict=True):
-                results[i] = result
-                stamp = stamps[i]
-                if stamp is not None:
-                    known[os.path.abspath(places[i])] = [*stamp, *result]
+        for i, result in zip(todo, _open_each(source, todo, threads), strict=True):
+            results[i] = result
+            stamp = stamps[i]
+            if stamp is not None:
+                known[os.path.abspath(places[i])] = [*stamp, *result]
         _save(file, known)
     return [r for r in results if r is not None], len(todo)
+
+
+def _open_each(source: ImageSource, todo: Sequence[int], threads: int) -> Iterator[Opened]:
+    """Open images, many at a time; where a decoder complains meanwhile, those of the chunk once more, one at a time."""
+    opened = _opener(source)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(todo), _CHUNK):
+            chunk = todo[start : start + _CHUNK]
+            with captured_complaints() as complaints:
+                results = list(pool.map(opened, chunk))
+            if "Corrupt JPEG" in complaints():
+                results = [_listened(source, i, result) for i, result in zip(chunk, results, strict=True)]
+            yield from results
+
+
+def _listened(source: ImageSource, index: int, result: Opened) -> Opened:
+    """What opening a file showed, with what its decoder says of it."""
+    if result.error is not None or not os.path.isfile(source.place(index)):
+        return result
+    with captured_complaints() as complaints:
+        source.check(index)
+    damage = complaints() and jpeg_damage(complaints(), Path(source.place(index)).read_bytes())
+    return Opened(0, 0, damage) if damage else result
 
 
 def _opener(source: ImageSource) -> Callable[[int], Opened]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from tgsr.archs.base import RestorationNetwork
+from tgsr.config.channels import channels_of
 from tgsr.config.options import place_of
 from tgsr.config.schema import Options
 from tgsr.config.spec import Spec
@@ -18,6 +19,7 @@ from tgsr.data.loader import TrainLoader
 from tgsr.data.plan import BatchPlan, PlanBatchSampler, split_batch
 from tgsr.engine.context import Context
 from tgsr.engine.tiling import TiledRestorer
+from tgsr.metrics import measure
 from tgsr.metrics.base import Metric
 from tgsr.models.adversarial import AdversarialModel
 from tgsr.models.base import ModelParts, RestorationModel
@@ -200,10 +202,27 @@ def build_val_sets(options: Options) -> dict[str, Any]:
     if options.degradation is not None:
         whole = TaskSet([Task(WHOLE_SPACE, options.degradation.space.build())])
         named = build_tasks(options) if of_the_run else None
-    return {
+    sets = {
         name: spec.build(scale=options.scale, tasks=named if name in of_the_run else whole)
         for name, spec in specs.items()
     }
+    for dataset in sets.values():
+        dataset.is_luma = is_luma(options)
+    return sets
+
+
+def is_luma(options: Options) -> bool:
+    """Whether the network has one channel, so that images become luma on their way to it."""
+    network = options.network_g
+    return network is not None and channels_of(network.entry, network.kwargs)[0] == 1
+
+
+def tell_too_small(val_sets: Mapping[str, Any], metrics: Mapping[str, Metric], context: Context) -> None:
+    """Warn, from the images' headers, of metrics that cannot be taken; before hours of training."""
+    for name, dataset in val_sets.items() if context.is_main else ():
+        if hasattr(dataset, "result_size"):
+            sizes = [(dataset.name(i), dataset.result_size(i)) for i in range(len(dataset))]
+            measure.tell_too_small(metrics, name, sizes)
 
 
 def preflight(dataset: Any, context: Context, *, skip_bad: bool = False) -> None:
@@ -292,7 +311,7 @@ class TrainData:
         assert data is not None, "checked by the trainer"
         assert train is not None, "checked by the trainer"
         self.context, self.tasks = context, tasks
-        self.channels_last = options.channels_last
+        self.channels_last, self.is_luma = options.channels_last, is_luma(options)
         micro, self.num_micro = micro_batches(options, context.world_size)
         degradation = options.degradation
         self.on_device = degradation is not None and (
@@ -338,10 +357,10 @@ class TrainData:
 
     def _on_device(self, batch: Batch, iteration: int, micro: int) -> Batch:
         batch = batch.to(self.context.device, channels_last=self.channels_last)
-        if not self.on_device:
-            return batch
-        generator = batch_noise(self.options, self.context.device, iteration, self.context.rank, micro)
-        return self.dataset.degrade_on_device(batch, generator)
+        if self.on_device:
+            generator = batch_noise(self.options, self.context.device, iteration, self.context.rank, micro)
+            batch = self.dataset.degrade_on_device(batch, generator)
+        return batch.luma() if self.is_luma else batch
 
     def close(self) -> None:
         """End the loader's workers."""

@@ -11,7 +11,7 @@ import torch
 
 from tgsr.engine.logger import progress
 from tgsr.metrics.base import METRICS, Metric
-from tgsr.metrics.measure import measure
+from tgsr.metrics.measure import mean_of, measure, tell_too_small
 from tgsr.utils.errors import DataError
 from tgsr.utils.image_io import list_images, probe_image, read_image, to_tensor
 
@@ -60,11 +60,15 @@ def evaluate_folder(
         raise DataError("there is no metric", place=str(restored), remedy="name one under val.metrics")
     if not used:
         raise DataError("no metric works without ground truth", place=str(restored), remedy="give --gt, or use NIQE")
-    _check_sizes(restored, pairs, scale)
+    tell_too_small(used, name, _check_sizes(restored, pairs, scale))
     images = [
         {"name": label, "metrics": _measure(path, gt_path, used, scale, device or torch.device("cpu")), "files": {}}
         for label, path, gt_path in progress(pairs, name, is_shown=True)
     ]
+    means = mean_of([image["metrics"] for image in images])
+    if not means:
+        remedy = "choose others with -opt FILE.yml"
+        raise DataError("no metric can be taken of any image", place=str(restored), remedy=remedy)
     return {
         "schema": "tgsr.metrics",
         "version": 1,
@@ -75,12 +79,12 @@ def evaluate_folder(
             name: {
                 "metrics": {
                     k: {
-                        "mean": sum(i["metrics"][k] for i in images) / len(images),
-                        "protocol": m.protocol,
-                        "num_images": len(images),
-                        "higher_is_better": m.higher_is_better,
+                        "mean": mean,
+                        "protocol": used[k].protocol,
+                        "num_images": num_images,
+                        "higher_is_better": used[k].higher_is_better,
                     }
-                    for k, m in used.items()
+                    for k, (mean, num_images) in means.items()
                 },
                 "baselines": {},
                 "images": images,
@@ -97,11 +101,7 @@ def _measure(
     if reference is not None and scale is not None:
         height, width = (n // scale * scale for n in reference.shape[1:])
         reference = reference[:, :height, :width]
-    try:
-        return measure(metrics, image, reference, device)
-    except DataError as error:
-        remedy = error.remedy or "choose metrics that can be taken with -opt FILE.yml"
-        raise DataError(error.problem, place=error.place or str(path), remedy=remedy) from None
+    return measure(metrics, image, reference, device)
 
 
 def _pairs(restored: Path, gt: Path | None, suffix: str) -> list[tuple[str, Path, Path | None]]:
@@ -142,13 +142,17 @@ def _suffix_of(stem: str, names: Iterable[str]) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def _check_sizes(restored: Path, pairs: list[tuple[str, Path, Path | None]], scale: int | None) -> None:
-    """From the headers, before anything is measured."""
-    problems, is_cut = [], True
+def _check_sizes(
+    restored: Path, pairs: list[tuple[str, Path, Path | None]], scale: int | None
+) -> list[tuple[str, tuple[int, int]]]:
+    """Name and size of each image from the headers, compared before anything is measured."""
+    problems, is_cut, sizes = [], True, []
     for label, path, gt_path in pairs:
+        info = probe_image(path)
+        sizes.append((label, (info.height, info.width)))
         if gt_path is None:
             continue
-        info, wanted = probe_image(path), probe_image(gt_path)
+        wanted = probe_image(gt_path)
         height, width = (n if scale is None else n // scale * scale for n in (wanted.height, wanted.width))
         if (info.height, info.width) != (height, width):
             problems.append(f"{label}: {info.width}x{info.height} but ground truth {width}x{height}")
@@ -159,6 +163,7 @@ def _check_sizes(restored: Path, pairs: list[tuple[str, Path, Path | None]], sca
             place=str(restored),
             remedy="give --scale to cut the ground truth to a multiple of it" if is_cut else "check --gt and the scale",
         )
+    return sizes
 
 
 def _read(path: Path) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from tgsr.archs import ARCHS
 from tgsr.archs.base import RestorationNetwork
 from tgsr.archs.identify import identify
+from tgsr.config.channels import channels_of
 from tgsr.config.yaml_loader import load_yaml, to_builtin
 from tgsr.models.export import (
     NetworkInfo,
@@ -152,16 +153,34 @@ def _identified(weights: Path) -> NetworkDescription:
     return NetworkDescription(name, settings, None, f"shapes of {weights}")
 
 
-def load_network(weights: Path, device: torch.device, *, option_file: Path | None = None) -> tuple[nn.Module, int]:
-    """The network with its weights on the device, in eval mode, and its scale."""
-    net, scale, _ = _load(weights, device, option_file)
+def load_network(
+    weights: Path, device: torch.device, *, option_file: Path | None = None, key: str | None = None
+) -> tuple[nn.Module, int]:
+    """The network with its weights on the device, in eval mode, and its scale.
+
+    Args:
+        weights: any file that `load_into` takes.
+        device: for the network.
+        option_file: see `describe_weights`.
+        key: entry of the file to load; None: as the option file says, else the averaged weights where there are any.
+    """
+    net, scale, _ = _load(weights, device, option_file, key)
     return net, scale
 
 
-def _load(weights: Path, device: torch.device, option_file: Path | None) -> tuple[nn.Module, int, NetworkDescription]:
+def _load(
+    weights: Path, device: torch.device, option_file: Path | None, key: str | None = None
+) -> tuple[nn.Module, int, NetworkDescription]:
     weights = resolve(weights)
     description = describe_weights(weights, option_file)
     net = _build(description, weights)
+    net.input_channels, outputs = channels_of(ARCHS.get(description.type), description.arguments)
+    if (net.input_channels, outputs) not in ((3, 3), (1, 1)):
+        raise UserError(
+            f"this {description.type} makes {outputs} channels of {net.input_channels}",
+            place=str(weights),
+            remedy="images have 3 channels (RGB) or 1 (grey)",
+        )
     own = net.scale if isinstance(net, RestorationNetwork) else None
     scale = description.scale if description.scale is not None else own or 1
     if own is not None and own != scale:
@@ -170,7 +189,7 @@ def _load(weights: Path, device: torch.device, option_file: Path | None) -> tupl
             place=description.source,
             remedy="make scale and network_g agree",
         )
-    load_into(net, weights, key=description.param_key)
+    load_into(net, weights, key=key or description.param_key)
     return net.to(device).eval(), scale, description
 
 
@@ -232,7 +251,7 @@ def export_network(
     files: dict[str, str] = {}
     for path in outputs:
         if path.suffix == ".onnx":
-            report = export_onnx(net, path, num_channels=_input_channels(net), size=onnx_size)
+            report = export_onnx(net, path, num_channels=input_channels(net), size=onnx_size)
             files[path.name] = "ONNX, input `lq`, output `sr`"
         else:
             export_safetensors(path, net.state_dict(), info)
@@ -285,11 +304,9 @@ def _flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _input_channels(net: nn.Module) -> int:
-    """What the network takes: its first convolution's input, without a fold of pixels into channels."""
-    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = 3 if first is None else first.in_channels
-    return channels if channels in (1, 3) else 3
+def input_channels(net: nn.Module) -> int:
+    """Channels that a loaded network takes: 3, or 1 for grey images and luma."""
+    return int(getattr(net, "input_channels", 3))
 
 
 def _check_copy(path: Path, net: nn.Module) -> None:

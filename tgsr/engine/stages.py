@@ -155,6 +155,7 @@ class _FirstImage:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        self.is_luma = getattr(dataset, "is_luma", False)
 
     def __len__(self) -> int:
         return min(1, len(self.dataset))
@@ -192,6 +193,7 @@ class Test(Runner):
     def run(self) -> None:
         weights = self._weights()
         restore, val_sets, metrics = self._build(self.options)
+        build.tell_too_small(val_sets, metrics, self.context)
         iteration = _iteration_of(weights, self.folder / "models")
         logger.info("measuring %s%s", weights, "" if iteration is None else f" (iteration {iteration})")
         if self.context.is_main and _is_of_other_weights(self.results / "metrics.json", weights):

@@ -66,6 +66,7 @@ class Trainer:
             for val_set in self.val_sets.values():
                 build.preflight(val_set, context)
         self.metrics = build.build_metrics(options)
+        build.tell_too_small(self.val_sets, self.metrics, context)
         self.restore = build.build_restorer(options, self.model)
         validation = ValidationHook(every=options.val.val_freq, best=options.logger.best)
         self.hooks: list[Hook] = [

@@ -13,7 +13,7 @@ from tgsr.data.batch import Batch
 from tgsr.engine.context import Context
 from tgsr.engine.logger import progress
 from tgsr.metrics.base import Metric
-from tgsr.metrics.measure import Remembered, measure
+from tgsr.metrics.measure import Remembered, mean_of, measure
 from tgsr.tasks.task import Task
 from tgsr.utils.errors import DataError, Stopped
 from tgsr.utils.image_io import save_image
@@ -38,9 +38,8 @@ class ValidationResult:
     images: Sequence[ImageResult]
 
     def means(self) -> dict[str, float]:
-        """Metric -> mean over images."""
-        names = self.images[0].metrics if self.images else {}
-        return {m: sum(i.metrics[m] for i in self.images) / len(self.images) for m in names}
+        """Metric -> mean over the images for which it was taken."""
+        return {name: mean for name, (mean, _) in mean_of([i.metrics for i in self.images]).items()}
 
 
 def bicubic(scale: int) -> Restore:
@@ -67,7 +66,7 @@ def validate(
     Args:
         restore: `(1, 3, h, w)` in [0, 1] -> `(1, 3, H, W)`.
         dataset: has `__len__`, `name(i)` and `val_sample(i, task) -> Batch` of one.
-        metrics: by name; those that need a GT are left out where the set has none.
+        metrics: by name; left out where the set has no GT for them, or an image is too small.
         context: ranks share the images.
         task: degrade the set's GT images by this task.
         save_to: folder for the restored images; None saves none.
@@ -81,6 +80,7 @@ def validate(
         Stopped: a rank was asked to stop; on all ranks.
     """
     rows = []
+    stems = [] if save_to is None else file_stems([dataset.name(i) for i in range(len(dataset))])
     values_of = measure if remembered is None else remembered.measure
     indices = range(context.rank, len(dataset), context.world_size)
     with context.stopping(at_once=True):
@@ -88,6 +88,8 @@ def validate(
             if context.may_leave and context.stop_requested:
                 break
             batch: Batch = dataset.val_sample(i, task)
+            if getattr(dataset, "is_luma", False):
+                batch = batch.luma()
             restored = restore(batch.lq).clamp(0, 1)
             values = values_of(metrics, restored[0], None if batch.gt is None else batch.gt[0], context.device)
             if observe is not None:
@@ -95,7 +97,7 @@ def validate(
             files = {}
             if save_to is not None:
                 images = {"sr": restored, **({"lq": batch.lq, "gt": batch.gt} if save_inputs else {})}
-                files = _save(images, dataset.name(i), save_to, relative_to or save_to)
+                files = _save(images, stems[i], save_to, relative_to or save_to)
             rows.append((i, ImageResult(dataset.name(i), values, files)))
     found = context.gather([(context.stop_requested, rows)])
     if context.may_leave and any(is_asked for is_asked, _ in found):
@@ -104,9 +106,24 @@ def validate(
     return ValidationResult([r for _, r in ordered])
 
 
-def _save(images: Mapping[str, torch.Tensor | None], name: str, folder: Path, root: Path) -> dict[str, str]:
+def file_stems(names: Sequence[str]) -> list[str]:
+    """A file stem for each image: `/` becomes `_`, and a number follows where two files of the set would have one name
+    (on a disk that knows no capitals, too).
+    """
+    taken: set[str] = set()
+    stems = []
+    for name in names:
+        stem, number = name.replace("/", "_"), 1
+        while not taken.isdisjoint(files := {f"{stem}{kind}".lower() for kind in ("", "_lq", "_gt")}):
+            number += 1
+            stem = f"{name.replace('/', '_')}~{number}"
+        taken |= files
+        stems.append(stem)
+    return stems
+
+
+def _save(images: Mapping[str, torch.Tensor | None], stem: str, folder: Path, root: Path) -> dict[str, str]:
     files = {}
-    stem = name.replace("/", "_")
     for kind, image in images.items():
         if image is not None:
             path = folder / (f"{stem}.png" if kind == "sr" else f"{stem}_{kind}.png")
@@ -171,10 +188,10 @@ def _dataset_entry(
             m: {
                 "mean": value,
                 "protocol": metrics[m].protocol,
-                "num_images": len(result.images),
+                "num_images": num_images,
                 "higher_is_better": metrics[m].higher_is_better,
             }
-            for m, value in result.means().items()
+            for m, (value, num_images) in mean_of([image.metrics for image in result.images]).items()
         },
         "baselines": {name: {m: {"mean": v} for m, v in o.means().items()} for name, o in others.items()},
         "images": [

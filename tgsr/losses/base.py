@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ class LossContext:
         task_ids: `(B,)` int64.
         discriminator: the frozen discriminator in an adversarial model, else None.
         iteration: counted from 0.
+        averaged: gives the output `(B, 3, H, W)` of the averaged network, without gradient; None: there is no average.
     """
 
     outputs: Mapping[str, torch.Tensor]
@@ -34,6 +35,7 @@ class LossContext:
     task_ids: torch.Tensor
     discriminator: nn.Module | None
     iteration: int
+    averaged: Callable[[], torch.Tensor] | None = None
 
 
 class Loss(nn.Module, ABC):
@@ -42,7 +44,14 @@ class Loss(nn.Module, ABC):
     Args:
         loss_weight: factor of the whole loss; applied here, so that logs show what is minimised.
         target: which target image it compares with, `gt` or `gt_usm`.
+
+    Attributes:
+        needs_average: whether it asks the averaged network (`train.ema_decay`).
+        num_channels: of the images that it takes; None: any.
     """
+
+    needs_average = False
+    num_channels: int | None = None
 
     def __init__(self, *, loss_weight: float = 1.0, target: str = "gt") -> None:
         super().__init__()

@@ -144,6 +144,8 @@ class PerceptualLoss(PairLoss):
         target: image to compare with.
     """
 
+    num_channels = 3
+
     def __init__(
         self,
         *,

@@ -34,4 +34,11 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None) -> float:
-        """Value for one image pair `(3, H, W)` RGB in [0, 1] on any device; rounding to 8 bits happens inside."""
+        """Value for one image pair `(3, H, W)` RGB in [0, 1] on any device; rounding to 8 bits happens inside.
+
+        Pairs of one channel `(1, H, W)` are luma: what networks of one channel restore.
+        """
+
+    def too_small(self, height: int, width: int) -> str:
+        """Why this cannot be taken for images of this size; empty where it can. Asked before anything is measured."""
+        return ""

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from tgsr.config.spec import NonNegativeInt, PositiveInt
 from tgsr.metrics.base import METRICS, Metric
-from tgsr.metrics.images import check_images, crop, to_8bit
+from tgsr.metrics.images import check_images, crop, to_8bit, too_small
 
 
 @METRICS.register()
@@ -27,6 +27,9 @@ class ColorDrift(Metric):
     def __init__(self, *, crop_border: NonNegativeInt = 0, cell: PositiveInt = 32) -> None:
         self.crop_border, self.cell = crop_border, cell
         self.protocol = f"RGB, crop {crop_border}, 8-bit levels, means of {cell}x{cell}"
+
+    def too_small(self, height: int, width: int) -> str:
+        return too_small(height, width, self.crop_border)
 
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None) -> float:
         assert gt is not None, "ColorDrift needs the ground truth"

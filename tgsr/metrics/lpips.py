@@ -14,7 +14,7 @@ from torch import nn
 
 from tgsr.config.spec import NonNegativeInt
 from tgsr.metrics.base import METRICS, Metric
-from tgsr.metrics.images import check_images, crop, to_8bit
+from tgsr.metrics.images import check_images, crop, to_8bit, too_small
 from tgsr.utils.errors import UserError
 from tgsr.utils.pretrained import load_pretrained
 
@@ -59,6 +59,9 @@ class LPIPS(Metric):
             weights.update(tensor.cpu().contiguous().numpy().tobytes())
         return f"{super().identity} {weights.hexdigest()}"
 
+    def too_small(self, height: int, width: int) -> str:
+        return too_small(height, width, self.crop_border, SMALLEST)
+
     @torch.no_grad()
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None) -> float:
         assert gt is not None, "LPIPS needs the ground truth"
@@ -69,7 +72,8 @@ class LPIPS(Metric):
             to_8bit(crop(image, self.crop_border, smallest=SMALLEST)).div_(127.5).sub_(1) for image in (restored, gt)
         ]
         with torch.autocast(restored.device.type, enabled=False):
-            return self._net(pair[0][None], pair[1][None].to(self._device)).item()
+            restored, gt = (image.expand(3, -1, -1)[None] for image in pair)
+            return self._net(restored, gt.to(self._device)).item()
 
 
 def load_lpips(net: str, *, pretrained: bool = True, weights: Path | None = None) -> nn.Module:

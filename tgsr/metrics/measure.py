@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,14 +22,16 @@ logger = logging.getLogger("tgsr")
 def measure(
     metrics: Mapping[str, Metric], restored: torch.Tensor, gt: torch.Tensor | None, device: torch.device
 ) -> dict[str, float]:
-    """Metric -> value of one image, those that need a ground truth only where there is one.
+    """Metric -> value of one image, without those that need a ground truth that it lacks, or more pixels than it has.
 
     Args:
         metrics: by name.
         restored, gt: `(3, H, W)` in [0, 1] on any device.
         device: where metrics that are networks are computed.
     """
-    wanted = {name: metric for name, metric in metrics.items() if gt is not None or not metric.needs_gt}
+    size = restored.shape[-2:]
+    taken = {name: metric for name, metric in metrics.items() if not metric.too_small(*size)}
+    wanted = {name: metric for name, metric in taken.items() if gt is not None or not metric.needs_gt}
     return {name: _value(metric, restored, gt, device) for name, metric in wanted.items()}
 
 
@@ -42,6 +44,29 @@ def _value(metric: Metric, restored: torch.Tensor, gt: torch.Tensor | None, devi
         logger.warning("%s: a %dx%d image is measured on the CPU: no memory", metric.protocol, *restored.shape[:0:-1])
     torch.cuda.empty_cache()
     return float(metric(restored.cpu(), None if gt is None else gt.cpu()))
+
+
+def tell_too_small(metrics: Mapping[str, Metric], where: str, sizes: Sequence[tuple[str, tuple[int, int]]]) -> None:
+    """One warning for every metric that cannot be taken for some images of a set.
+
+    Args:
+        metrics: by name.
+        where: name of the set.
+        sizes: name of each image, and height and width of its result.
+    """
+    for name, metric in metrics.items():
+        found = [(image, problem) for image, size in sizes if (problem := metric.too_small(*size))]
+        if found:
+            logger.warning(
+                "%s: %s is left out for %d of %d images (%s: %s)", where, name, len(found), len(sizes), *found[0]
+            )
+
+
+def mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, int]]:
+    """Metric -> mean over the images for which it was taken, and their number."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: (sum(found) / len(found), len(found)) for name, found in values.items()}
 
 
 class Remembered:

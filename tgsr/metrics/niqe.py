@@ -46,18 +46,24 @@ class NIQE(Metric):
         self.crop_border = crop_border
         self.protocol = describe(color, crop_border)
 
+    def too_small(self, height: int, width: int) -> str:
+        rows, columns = ((side - 2 * self.crop_border) // BLOCK for side in (height, width))
+        enough = rows > 0 and columns > 0 and rows * columns >= 2
+        return "" if enough else f"NIQE needs two blocks of {BLOCK}x{BLOCK} pixels after the crop, not {width}x{height}"
+
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None = None) -> float:
         check_images(restored, None)
+        if problem := self.too_small(*restored.shape[-2:]):
+            raise DataError(problem)
         image = rounded_luma(to_8bit(crop(restored, self.crop_border)).cpu())
         rows, columns = image.shape[0] // BLOCK, image.shape[1] // BLOCK
-        if rows * columns < 2:
-            size = f"{image.shape[1]}x{image.shape[0]}"
-            raise DataError(f"NIQE needs at least two blocks of {BLOCK}x{BLOCK} pixels, not {size} after the crop")
         return niqe(image[: rows * BLOCK, : columns * BLOCK])
 
 
 def rounded_luma(image_8bit: torch.Tensor) -> np.ndarray:
     """BT.601 luma `(H, W)` in whole numbers as fp32; ties and near ties fall as in BasicSR."""
+    if len(image_8bit) == 1:
+        return image_8bit[0].numpy()
     channels = image_8bit.div(255).double()
     value = sum(channel * weight for channel, weight in zip(channels, BT601, strict=True)) + 16
     return (value / 255).float().mul_(255).round_().numpy()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tgsr.config.spec import NonNegativeInt
 from tgsr.metrics.base import METRICS, Metric
-from tgsr.metrics.images import BT601, Color, check_images, crop, describe, luma, to_8bit
+from tgsr.metrics.images import BT601, Color, check_images, crop, describe, luma, to_8bit, too_small
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 WINDOW, WINDOW_SIGMA_PX = 11, 1.5
@@ -34,11 +34,14 @@ class PSNR(Metric):
         self.crop_border, self.color = crop_border, color
         self.protocol = describe(color, crop_border)
 
+    def too_small(self, height: int, width: int) -> str:
+        return too_small(height, width, self.crop_border)
+
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None) -> float:
         assert gt is not None, "PSNR needs the ground truth"
         check_images(restored, gt)
         difference = to_8bit(crop(restored, self.crop_border)).sub_(to_8bit(crop(gt, self.crop_border)))
-        if self.color == "y":  # luma is linear: one weighted sum of differences, which are whole numbers
+        if self.color == "y" and len(difference) == 3:  # luma is linear: a weighted sum of whole differences
             red, green, blue = (weight / 255 for weight in BT601)
             difference = difference[0].mul_(red).add_(difference[1], alpha=green).add_(difference[2], alpha=blue)
         mse = torch.linalg.vector_norm(difference, dtype=torch.float64).item() ** 2 / difference.numel()
@@ -60,6 +63,9 @@ class SSIM(Metric):
         self.crop_border, self.color = crop_border, color
         self.protocol = describe(color, crop_border)
         self._window = cv2.getGaussianKernel(WINDOW, WINDOW_SIGMA_PX)
+
+    def too_small(self, height: int, width: int) -> str:
+        return too_small(height, width, self.crop_border, WINDOW)
 
     def __call__(self, restored: torch.Tensor, gt: torch.Tensor | None) -> float:
         assert gt is not None, "SSIM needs the ground truth"

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+COMPUTED = re.compile(r"(^|\.)(attn_mask|relative_position_index\w*|relative_coords_table|n_averaged|num_updates)$")
+"""Buffers that a network computes for itself (the first two differ with SwinIR's training size), and counters of
+averages: what a file says of them is no weight."""
+
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 _OLD_NAMES = (

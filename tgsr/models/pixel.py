@@ -112,7 +112,14 @@ class PixelModel(RestorationModel):
             task_ids=_task_ids(batch),
             discriminator=self._discriminator(),
             iteration=iteration,
+            averaged=None if self.ema_g is None else lambda: self._averaged(batch),
         )
+
+    @torch.no_grad()
+    def _averaged(self, batch: Batch) -> torch.Tensor:
+        """Output of the averaged generator, which is always in eval mode."""
+        assert self.ema_g is not None
+        return as_outputs(self.ema_g.module(batch.lq))["sr"]
 
     def _discriminator(self) -> nn.Module | None:
         """What losses may judge the outputs with; its parameters are frozen while they do."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import textwrap
 import zipfile
 from collections import Counter
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tgsr.archs.identify import identify
-from tgsr.models.layouts import basicsr_names, strip_wrappers
+from tgsr.models.layouts import COMPUTED, basicsr_names, strip_wrappers
 from tgsr.models.zoo import command_for
 from tgsr.utils.errors import CheckpointError
 from tgsr.utils.files import archive_damage, write_atomic
@@ -27,6 +28,11 @@ logger = logging.getLogger("tgsr")
 State = dict[str, Tensor]
 CONTAINERS = ("params_ema", "params", "state_dict", "model", "net", "generator")
 _SHOWN = 3
+_DEPTH = 2
+"""Containers inside containers that are looked into."""
+_AVERAGE = re.compile(r"(^|[._-])(ema|swa|avg|averaged?|shadow)([._-]|\d*$)", re.IGNORECASE)
+_JUDGES = re.compile(r"(^|[._-])(d|net_d|disc|discriminator|critic)([._-]|$)", re.IGNORECASE)
+_NO_WEIGHTS = re.compile(r"optim|sched|scaler|^(state|param_groups|hooks?|loss(es)?|meta|config|args)$")
 
 
 def load_state(path: Path | str, key: str = "auto", *, rename: bool = True) -> State:
@@ -45,7 +51,7 @@ def load_state(path: Path | str, key: str = "auto", *, rename: bool = True) -> S
     """
     path = Path(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = {strip_wrappers(k): v for k, v in _unwrap(content, key, path).items()}
+    state = {strip_wrappers(k): v for k, v in _unwrap(content, key, path).items() if not COMPUTED.search(k)}
     if rename:
         names = basicsr_names(state)
         state = {names[k]: v for k, v in state.items()}
@@ -66,7 +72,7 @@ def load_into(net: nn.Module, path: Path | str, *, strict: bool = True, key: str
         CheckpointError: says what is missing, unexpected or of another shape, and the settings that would fit.
     """
     state = _in_names_of(net, load_state(path, key, rename=False))
-    own = net.state_dict()
+    own = {k: v for k, v in net.state_dict().items() if not COMPUTED.search(k)}
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]
     reshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -173,26 +179,65 @@ def _is_state(value: object) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
+def _sets(content: Mapping[object, object], path: str = "", depth: int = 0) -> dict[str, Mapping[str, Tensor]]:
+    """All sets of weights in a container, by their dotted path; those of optimisers are none."""
+    found: dict[str, Mapping[str, Tensor]] = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Mapping) or _NO_WEIGHTS.search(key):
+            continue
+        here = f"{path}.{key}" if path else key
+        tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if any(v.ndim > 0 for v in tensors.values()):
+            found[here] = tensors
+        if depth < _DEPTH:
+            found.update(_sets(value, here, depth + 1))
+    return found
+
+
 def _unwrap(content: object, key: str, path: Path) -> Mapping[str, Tensor]:
     """The weights inside a container, or the content itself where it is bare."""
     if not isinstance(content, Mapping):
         raise CheckpointError(f"holds a {type(content).__name__}, no weights by name", place=str(path))
     if _is_state(content):
-        return content
-    present = [k for k, v in content.items() if _is_state(v)]
-    if key == "auto":
-        found = next((k for k in CONTAINERS if k in present), present[0] if len(present) == 1 else None)
-    elif key in present:
-        found = key
-    else:
-        found = "params" if "params" in present else None
-        if found:
-            logger.info("%s: there is no '%s'; its 'params' are loaded", path, key)
+        return _of_prefix(content, key, path)
+    present = _sets(content)
+    bare = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not present and len(bare) > 1:  # weights beside numbers of their training
+        return _of_prefix(bare, key, path)
+    found = _chosen(present) if key == "auto" else next((k for k in (key, "params") if k in present), None)
     if found is None:
-        listed = ", ".join(map(str, present)) or "none; its entries are " + ", ".join(list(map(str, content))[:8])
+        listed = ", ".join(present) or "none; its entries are " + ", ".join(list(map(str, content))[:8])
         wanted = "weights" if key == "auto" else f"'{key}'"
         raise CheckpointError(f"there are no {wanted}; sets of weights in it: {listed}", place=str(path))
-    return content[found]
+    if key not in ("auto", found):
+        logger.info("%s: there is no '%s'; its 'params' are loaded", path, key)
+    others = [k for k in present if k != found]
+    if key == "auto" and others and (found, others) != ("params_ema", ["params"]):
+        logger.info("%s: its '%s' is taken (there are %s, too)", path, found, ", ".join(others))
+    return _of_prefix(present[found], "auto", path)
+
+
+def _chosen(present: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+    """The generator's averaged weights where any are recognised, else the usual names, else the only set; else None."""
+    ours = [k for k in present if not _JUDGES.search(k)] or list(present)
+    averaged = [k for k in ours if _AVERAGE.search(k)]
+    if averaged:
+        return next((k for k in CONTAINERS if k in averaged), averaged[0])
+    return next((k for k in CONTAINERS if k in ours), ours[0] if len(ours) == 1 else None)
+
+
+def _of_prefix(state: Mapping[str, Tensor], key: str, path: Path) -> Mapping[str, Tensor]:
+    """Of one mapping that holds a network and its average side by side, by their first word: the average."""
+    state = {strip_wrappers(k): v for k, v in state.items()}
+    heads = {k.partition(".")[0] for k in state if "." in k}
+    found = key if key in heads and key != "auto" else next((h for h in sorted(heads) if _AVERAGE.search(h)), None)
+    if found is None:
+        return state
+    part = {k.partition(".")[2]: v for k, v in state.items() if k.startswith(f"{found}.")}
+    if not any(v.ndim > 0 for v in part.values()):
+        return state
+    logger.info("%s: of its weights those of '%s' are taken", path, found)
+    return part
 
 
 def _in_names_of(net: nn.Module, state: State) -> State:

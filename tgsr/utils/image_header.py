@@ -1,14 +1,36 @@
-"""What the first bytes of an image file tell: size, channels, depth, orientation; and whether its end is there."""
+"""What an image file says of itself before it is decoded: size, kind, frames, orientation, colour profile, its end.
+
+PNG chunks are walked here; Pillow reads the headers of JPEG, WebP and BMP, tifffile those of TIFF.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 import struct
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_ORIENTATION = 274
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_AFTER_A_SCAN = frozenset({0xC4, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
+"""Markers of tables, of the next scan, of comments and of the end."""
+_OTHERS = (
+    (b"GIF8", "GIF"), (b"\0\0\0\x0cJXL ", "JPEG XL"), (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"), (b"8BPS", "Photoshop"), (b"v/1\x01", "OpenEXR"), (b"#?RADIANCE", "HDR"),
+    (b"\0\0\x01\0", "icon"), (b"FUJIFILMCCD-RAW", "raw camera"), (b"IIRO", "raw camera"), (b"IIU\0", "raw camera"),
+)  # fmt: skip
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF",
+           b"crx ": "raw camera"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -16,12 +38,16 @@ class ImageInfo:
     """Header of an image file.
 
     Attributes:
-        height, width: pixels, after the orientation tag of a JPEG has been applied.
+        height, width: pixels, after the orientation tag has been applied.
         channels: colour channels in the file, 1 or 3, without alpha.
         bit_depth: bits per channel in the file (palettes count as 8).
         has_alpha: an alpha channel or a transparent palette.
         format: `png`, `jpeg`, `bmp`, `webp` or `tiff`.
-        orientation: EXIF orientation 1 to 8 of a JPEG, else 1.
+        orientation: of EXIF or TIFF, 1 to 8.
+        num_frames: of an animation, or pages.
+        is_lossless: the pixels were stored as they were.
+        profile: ICC colour profile, where there is one.
+        data_start: where the pixels of a JPEG begin.
     """
 
     height: int
@@ -31,85 +57,160 @@ class ImageInfo:
     has_alpha: bool
     format: str
     orientation: int = 1
+    num_frames: int = 1
+    is_lossless: bool = True
+    profile: bytes | None = field(default=None, repr=False)
+    data_start: int = 0
 
 
-class HeaderError(ValueError):
-    """The bytes begin like a known format but end too early or contradict it."""
+class ImageError(ValueError):
+    """The bytes are no image that can be used; the text says why, `remedy` what helps."""
+
+    def __init__(self, problem: str, *, remedy: str = "") -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(problem)
 
 
-def parse_header(data: bytes) -> ImageInfo | None:
-    """Header of the image that begins with `data`; None for formats that are not known here.
+def parse_header(file: BinaryIO) -> ImageInfo | None:
+    """Header of an image file; None for formats that are not known here.
+
+    Args:
+        file: at its beginning; moved.
 
     Raises:
-        HeaderError: `data` ends before the header does (read more, or the file is cut).
+        ImageError: the header is cut or contradicts itself, or the format cannot be read at all.
     """
+    head = file.read(16)
+    file.seek(0)
     for is_format, parse in _PARSERS:
-        if is_format(data):
+        if is_format(head):
             try:
-                return parse(data)
-            except (struct.error, IndexError):
-                raise HeaderError("the header is cut") from None
+                return parse(file)
+            except ImageError:
+                raise
+            except Exception as error:  # a library's parser meets arbitrary bytes with nearly anything
+                raise ImageError(f"the header is cut or damaged ({' '.join(str(error).split())[:80]})") from None
+    if other := foreign_format(head):
+        raise ImageError(f"{other} files are not read", remedy="convert it to PNG, JPEG, TIFF or WebP")
     return None
 
 
+def foreign_format(head: bytes) -> str:
+    """Name of an image format that is not read here, by a file's first 16 bytes; empty for all else."""
+    if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
+        return _BRANDS[head[8:12]]
+    return next((name for magic, name in _OTHERS if head.startswith(magic)), "")
+
+
+def is_known_format(head: bytes) -> bool:
+    """Whether a file with these first 16 bytes has a format that is read here."""
+    return any(is_format(head) for is_format, _ in _PARSERS)
+
+
 def missing_end(data: bytes, info: ImageInfo | None) -> bool:
-    """Whether a whole file's bytes lack their end, as after an interrupted copy."""
+    """Whether a whole file's bytes lack their end, as after an interrupted copy; bytes behind the end do not matter."""
     if info is None or info.format == "tiff":
         return False  # the decoder itself refuses a cut TIFF
     if info.format == "png":
         return data.rfind(_PNG_END) < 0
-    if info.format == "jpeg":
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if info.format == "jpeg":  # in a scan 0xff is followed by 0 or a restart marker, so this is the picture's own end
+        return data.find(b"\xff\xd9", info.data_start) < 0
     if info.format == "webp":
         return len(data) < struct.unpack_from("<I", data, 4)[0] + 8
     return len(data) < _bmp_bytes(data)
 
 
-def _parse_png(data: bytes) -> ImageInfo:
-    width, height, depth, kind = struct.unpack_from(">IIBB", data, 16)
-    alpha = kind in (4, 6)
-    position = 33
-    while not alpha and position + 8 <= len(data):  # a transparent colour or palette stands before the pixels
-        length, chunk = struct.unpack_from(">I4s", data, position)
-        if chunk in (b"IDAT", b"IEND"):
-            break
-        alpha = chunk == b"tRNS"
+def broken_scan(data: bytes, info: ImageInfo | None) -> str:
+    """What the first scan of a JPEG holds that no scan can, in words; decoders stop there unheard. Else empty."""
+    found = _MARKER.search(data, info.data_start + 2) if info is not None and info.format == "jpeg" else None
+    if found is None or found[0][1] in _AFTER_A_SCAN:
+        return ""
+    return f"the image is damaged (marker 0x{found[0][1]:02x} within its pixels)"
+
+
+def _parse_png(file: BinaryIO) -> ImageInfo:
+    file.seek(8)
+    head, chunks, position = b"", {}, 8
+    while len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        if kind == b"IHDR":
+            head = file.read(length)
+        elif kind in (b"tRNS", b"acTL", b"iCCP", b"eXIf") and length < 1 << 26:
+            chunks[kind] = file.read(length)
         position += 12 + length
-    return ImageInfo(height, width, 3 if kind & 2 else 1, max(depth, 8), alpha, "png")
+        if kind == b"IEND":
+            break
+        file.seek(position)
+    width, height, depth, kind = struct.unpack_from(">IIBB", head)
+    profile = None
+    if b"iCCP" in chunks:
+        _, _, packed = chunks[b"iCCP"].partition(b"\0")
+        profile = zlib.decompressobj().decompress(packed[1:], 1 << 26)
+    frames = struct.unpack_from(">I", chunks[b"acTL"])[0] if b"acTL" in chunks else 1
+    return _upright(
+        height, width, exif=chunks.get(b"eXIf"), channels=3 if kind & 2 else 1, bit_depth=max(depth, 8),
+        has_alpha=kind in (4, 6) or b"tRNS" in chunks, format="png", num_frames=max(1, frames), profile=profile,
+    )  # fmt: skip
 
 
-def _parse_jpeg(data: bytes) -> ImageInfo:
-    position, orientation = 2, 1
-    while True:
-        if data[position] != 0xFF:
-            raise HeaderError("a JPEG marker is missing")
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        length = struct.unpack_from(">H", data, position + 2)[0]
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 10 : position + 2 + length])
-        if marker in _JPEG_FRAMES:
-            depth, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
-            if orientation >= 5:
-                height, width = width, height
-            return ImageInfo(height, width, 1 if channels == 1 else 3, depth, False, "jpeg", orientation)
-        position += 2 + length
+def _parse_jpeg(file: BinaryIO) -> ImageInfo:
+    image = JpegImageFile(file)
+    return _of_pillow(image, "jpeg", is_lossless=False, data_start=file.tell())
 
 
-def _exif_orientation(tiff: bytes) -> int:
-    try:
-        value = _tiff_tags(tiff).get(274, 1)
-    except (struct.error, IndexError, HeaderError):
+def _parse_webp(file: BinaryIO) -> ImageInfo:
+    head = file.read(1 << 16)
+    file.seek(0)
+    kind = head[12:16]
+    is_lossless = kind == b"VP8L" or (kind == b"VP8X" and b"VP8L" in head and b"VP8 " not in head)
+    return _of_pillow(WebPImageFile(file), "webp", is_lossless=is_lossless)
+
+
+def _parse_bmp(file: BinaryIO) -> ImageInfo:
+    return _of_pillow(BmpImageFile(file), "bmp")
+
+
+def _parse_tiff(file: BinaryIO) -> ImageInfo:
+    from tgsr.utils.tiff import Layout, first_page
+
+    with first_page(file) as page:
+        layout = Layout.of(page)
+        height, width, frames = page.imagelength, page.imagewidth, layout.num_pages
+    return _upright(
+        height, width, orientation=layout.orientation, channels=layout.channels, bit_depth=max(8, layout.bits),
+        has_alpha=layout.alpha is not None, format="tiff", num_frames=frames, is_lossless=layout.is_lossless,
+        profile=layout.profile,
+    )  # fmt: skip
+
+
+def _of_pillow(image: Image.Image, name: str, **more: object) -> ImageInfo:
+    mode = image.mode
+    return _upright(
+        image.height, image.width, exif=image.info.get("exif"), channels=1 if mode in ("1", "L", "LA") else 3,
+        bit_depth=8, has_alpha=mode in ("LA", "RGBA") or "transparency" in image.info, format=name,
+        num_frames=getattr(image, "n_frames", 1), profile=image.info.get("icc_profile") or None, **more,
+    )  # fmt: skip
+
+
+def _upright(
+    height: int, width: int, *, exif: bytes | None = None, orientation: int | None = None, **more: object
+) -> ImageInfo:
+    orientation = _exif_orientation(exif) if orientation is None else orientation
+    orientation = orientation if orientation in range(1, 9) else 1
+    if orientation >= 5:
+        height, width = width, height
+    return ImageInfo(height, width, orientation=orientation, **more)  # type: ignore[arg-type]
+
+
+def _exif_orientation(exif: bytes | None) -> int:
+    if not exif:
         return 1
-    return value if 1 <= value <= 8 else 1
-
-
-def _parse_bmp(data: bytes) -> ImageInfo:
-    width, height = struct.unpack_from("<ii", data, 18)
-    bits = struct.unpack_from("<H", data, 28)[0]
-    return ImageInfo(abs(height), abs(width), 3, 8, bits == 32, "bmp")
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return int(tags.get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF is no reason to refuse the picture
+        return 1
 
 
 def _bmp_bytes(data: bytes) -> int:
@@ -120,50 +221,15 @@ def _bmp_bytes(data: bytes) -> int:
     return start + (row * abs(height) if packing in (0, 3) else 0)
 
 
-def _parse_webp(data: bytes) -> ImageInfo:
-    kind = data[12:16]
-    if kind == b"VP8X":
-        width = int.from_bytes(data[24:27], "little") + 1
-        height = int.from_bytes(data[27:30], "little") + 1
-        return ImageInfo(height, width, 3, 8, bool(data[20] & 0x10), "webp")
-    if kind == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return ImageInfo((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1, 3, 8, bool(bits >> 28 & 1), "webp")
-    width, height = struct.unpack_from("<HH", data, 26)
-    return ImageInfo(height & 0x3FFF, width & 0x3FFF, 3, 8, False, "webp")
-
-
-def _parse_tiff(data: bytes) -> ImageInfo:
-    tags = _tiff_tags(data)
-    samples = tags.get(277, 1)
-    if 256 not in tags or 257 not in tags:
-        raise HeaderError("the TIFF directory lacks the size")
-    colours = 3 if tags.get(262, 1) in (2, 3, 5, 6) else 1
-    return ImageInfo(tags[257], tags[256], colours, max(8, tags.get(258, 8)), samples > colours, "tiff")
-
-
-def _tiff_tags(data: bytes) -> dict[int, int]:
-    """First value of every integer tag in the first directory."""
-    order = "<" if data[:2] == b"II" else ">"
-    version, offset = struct.unpack_from(order + "HI", data, 2)
-    if version != 42:
-        raise HeaderError("not a classic TIFF")
-    tags = {}
-    for entry in range(struct.unpack_from(order + "H", data, offset)[0]):
-        at = offset + 2 + 12 * entry
-        tag, kind, count = struct.unpack_from(order + "HHI", data, at)
-        if kind not in (1, 3, 4):
-            continue
-        size = {1: 1, 3: 2, 4: 4}[kind]
-        place = at + 8 if size * count <= 4 else struct.unpack_from(order + "I", data, at + 8)[0]
-        tags[tag] = struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], data, place)[0]
-    return tags
-
-
-_PARSERS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], ImageInfo]], ...] = (
+_PARSERS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO], ImageInfo]], ...] = (
     (lambda d: d.startswith(_PNG_MAGIC), _parse_png),
     (lambda d: d.startswith(b"\xff\xd8\xff"), _parse_jpeg),
     (lambda d: d.startswith(b"RIFF") and d[8:12] == b"WEBP", _parse_webp),
-    (lambda d: d.startswith((b"II*\0", b"MM\0*")), _parse_tiff),
+    (lambda d: d.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), _parse_tiff),
     (lambda d: d.startswith(b"BM"), _parse_bmp),
 )
+
+
+def parse_bytes(data: bytes) -> ImageInfo | None:
+    """`parse_header` of a file in memory."""
+    return parse_header(io.BytesIO(data))
