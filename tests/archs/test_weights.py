@@ -69,6 +69,64 @@ def test_every_layout_loads(tmp_path, pack):
     assert equal(net, state)
 
 
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda raw, mean: {"model": raw, "ema": mean, "step": 5},
+        lambda raw, mean: {"model": raw, "model_ema": {"module": mean}, "optimizer": {"state": {0: {"exp_avg": raw}}}},
+        lambda raw, mean: {"g": raw, "g_ema": mean, "d": {"a": torch.zeros(3)}, "d_ema": {"a": torch.zeros(3)}},
+        lambda raw, mean: {"net_g": raw, "net_g_ema": mean},
+        lambda raw, mean: {"state_dict": raw, "ema_state_dict": {"n_averaged": torch.tensor(7), **module(mean)}},
+        lambda raw, mean: {"state_dict": {**under("generator", raw), **under("generator_ema", mean)}},
+        lambda raw, mean: {"ema": {"initted": torch.tensor(True), **under("ema_model", mean)}, "model": raw},
+        lambda raw, mean: {"checkpoint": {"params": raw, "params_ema": mean}, "iter": 3},
+        lambda raw, mean: {"model": raw, "swa": mean},
+    ],
+)
+def test_averages_are_recognised_under_any_name(tmp_path, pack):
+    raw, net = rrdb().state_dict(), rrdb()
+    mean = {k: v + 1 for k, v in raw.items()}
+    torch.save(pack(raw, mean), tmp_path / "w.pth")
+    load_into(net, tmp_path / "w.pth")
+    assert equal(net, mean)
+
+
+def under(head, state):
+    return {f"{head}.{k}": v for k, v in state.items()}
+
+
+def module(state):
+    return under("module", state)
+
+
+def test_the_log_says_which_of_several_sets_was_taken(tmp_path, caplog):
+    caplog.set_level("INFO")
+    state = rrdb().state_dict()
+    torch.save({"model": {k: v * 0 for k, v in state.items()}, "ema": state}, tmp_path / "w.pth")
+    net = rrdb()
+    load_into(net, tmp_path / "w.pth")
+    assert "its 'ema' is taken (there are model, too)" in caplog.text
+    load_into(net, tmp_path / "w.pth", key="model")
+    assert not any(v.any() for v in net.state_dict().values())
+
+
+def test_computed_buffers_are_no_weights(tmp_path):
+    """SwinIR's masks depend on the training patch, and its index tables on nothing but the window."""
+    pytest.importorskip("spandrel")
+    from tgsr.archs import ARCHS
+
+    small = {"upscale": 2, "window_size": 4, "depths": [2], "embed_dim": 12, "num_heads": [2]}
+    trained, net = (ARCHS.get("SwinIR")(img_size=size, **small) for size in (12, 16))
+    state = trained.state_dict()
+    learned = {k: v for k, v in state.items() if "attn_mask" not in k and "relative_position_index" not in k}
+    assert len(learned) < len(state)
+    x = torch.rand(1, 3, 9, 13)
+    for content in (state, learned):
+        torch.save({"params": content}, tmp_path / "w.pth")
+        load_into(net, tmp_path / "w.pth")
+        torch.testing.assert_close(net.eval()(x), trained.eval()(x))
+
+
 def test_old_residual_network_keeps_upconv():
     keys = ["recon_trunk.3.conv1.weight", "upconv1.weight", "HRconv.bias", "conv_last.bias"]
     assert list(basicsr_names(keys).values()) == [

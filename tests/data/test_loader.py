@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,3 +107,46 @@ def test_dead_worker_is_explained(tmp_path):
     loader = make_loader(gt_set(photo_folder(tmp_path), Suicidal), 1)
     with pytest.raises(DataError, match=r"a loader worker died.*worker 0 is at .*img_\d.png.*num_worker_per_gpu"):
         batches(loader, 0, 1)
+
+
+def test_shared_memory_that_is_too_small_is_told_before_it_is_full(tmp_path, monkeypatch, caplog):
+    """A batch of two 32-pixel crops of 8 bits has 6,528 bytes; two workers prepare two each."""
+    photo_folder(tmp_path)
+    size = 2 * 3 * (32 * 32 + 8 * 8)
+    expected = batches(make_loader(gt_set(tmp_path), 0), 0, 2)
+    monkeypatch.setattr("tgsr.data.loader._free_shared_memory", lambda: 5 * size)
+    loader = make_loader(gt_set(tmp_path), 2)
+    found = batches(loader, 0, 2)
+    loader.close()
+    assert all(torch.equal(a.lq, b.lq) for a, b in zip(expected, found, strict=True))
+    assert "in /dev/shm" in caplog.text
+    assert "prefetch_factor is 1" in caplog.text
+    monkeypatch.setattr("tgsr.data.loader._free_shared_memory", lambda: 3 * size)
+    loader = make_loader(gt_set(tmp_path), 2)
+    with pytest.raises(DataError, match="/dev/shm, where .* are free; give it more"):
+        batches(loader, 0, 2)
+    loader.close()
+
+
+class Unsendable:
+    def __reduce__(self):
+        raise RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
+
+
+class FillingSet(GTDataset):
+    """Hands over a few batches; then shared memory is full."""
+
+    def collate(self, samples):
+        batch = super().collate(samples)
+        return replace(batch, paths=[Unsendable()]) if samples[0].plan.sample >= 8 else batch
+
+
+def test_shared_memory_that_fills_during_a_run_ends_it_at_once(tmp_path, capfd):
+    photo_folder(tmp_path)
+    loader = make_loader(gt_set(tmp_path, FillingSet), 1, timeout_s=60)
+    start = time.time()
+    with pytest.raises(DataError, match="/dev/shm is full"):
+        batches(loader, 0, 4)
+    loader.close()
+    assert time.time() - start < 30
+    assert "Traceback" not in capfd.readouterr().err

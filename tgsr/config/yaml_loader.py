@@ -226,10 +226,17 @@ def _load(path: Path, chain: tuple[Path, ...], asked_at: str = "") -> PlacedDict
     if real in chain:
         names = " -> ".join(p.name for p in (*chain[chain.index(real) :], real))
         raise ConfigError(f"_base_ files form a circle: {names}", place=asked_at or shown)
-    data = parse_yaml(_read(path, asked_at), file=shown)
-    if not isinstance(data, PlacedDict):
-        what = "the file is empty" if data is None else f"expected 'key: value' lines, got {data!r:.40}"
-        raise ConfigError(what, place=shown)
+    text = _read(path, asked_at)
+    try:
+        data = parse_yaml(text, file=shown)
+        if not isinstance(data, PlacedDict):
+            what = "the file is empty" if data is None else f"expected 'key: value' lines, got {data!r:.40}"
+            raise ConfigError(what, place=shown)
+    except ConfigError as error:
+        if kind := _other_format(text):
+            remedy = "write its options as 'key: value' lines; docs/options.md has the names"
+            raise ConfigError(f"this is {kind}; option files are YAML", place=error.place, remedy=remedy) from None
+        raise
     data.place = shown
     base_place = data.place_of(BASE_KEY)
     bases = data.take(BASE_KEY, [])
@@ -244,11 +251,25 @@ def _load(path: Path, chain: tuple[Path, ...], asked_at: str = "") -> PlacedDict
     return merged
 
 
+def _other_format(text: str) -> str:
+    """Which other format a text that is no YAML mapping seems to be, by its first lines; empty for none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    if not lines:
+        return ""
+    if lines[0].startswith("{"):
+        return "JSON with comments" if re.search(r"//|/\*", text) else "JSON that is not valid"
+    if re.match(r"(import|from|class|def)\s|\w+\s*=\s*(dict|\w+)\(", lines[0]):
+        return "a Python file"
+    if re.match(r"(\[\[?[\w.\"-]+\]\]?|[\w.\"-]+\s*=\s*\S.*)$", lines[0]):
+        return "TOML"
+    return "XML" if lines[0].startswith("<") else ""
+
+
 def _read(path: Path, asked_at: str) -> str:
     place = asked_at or str(path)
     named = f" '{path}'" if asked_at else ""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"no such option file{named}", place=place) from None
     except UnicodeDecodeError:

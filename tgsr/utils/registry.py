@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -44,12 +44,15 @@ class Registry:
 
     Args:
         kind: what the entries are, in the singular, for messages ("network", "loss").
+        elsewhere: names that other projects give to entries, lower case, for suggestions.
         package: package whose modules are all imported when the table is first read, so that an entry needs one file
             and no list of imports.
     """
 
-    def __init__(self, kind: str, *, package: str | None = None) -> None:
-        self.kind = kind
+    def __init__(
+        self, kind: str, *, package: str | None = None, elsewhere: Mapping[str, str] | None = None
+    ) -> None:
+        self.kind, self._elsewhere = kind, dict(elsewhere or {})
         self._package = package
         self._loaded = package is None
         self._entries: dict[str, Any] = {}
@@ -103,7 +106,9 @@ class Registry:
                 break
         if entry is None:
             known = {*self.names(), *(other for names in self._fallback_names for other in names())}
-            raise ConfigError(f"there is no {self.kind} '{name}'", remedy=did_you_mean(name, known))
+            ours = self._elsewhere.get(name.lower())
+            remedy = did_you_mean(name, known) if ours is None else f"here it is called '{ours}'"
+            raise ConfigError(f"there is no {self.kind} '{name}'", remedy=remedy)
         return entry
 
     def name_of(self, name: str) -> str:
