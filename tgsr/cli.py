@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tgsr import __version__
 from tgsr.utils.errors import EXIT_STOPPED, Stopped, UserError
@@ -105,6 +105,24 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
 
 
+def _run_arguments(commands: Any) -> None:
+    """`list`, `runs`, `compare`, `diff`: what there is to use, and what there is already."""
+    kinds = commands.add_parser("list", help="networks, losses, degradations, ... with a line each; or one by its name")
+    kinds.add_argument("what", nargs="?", help="a kind (networks, losses, ...) or the name of a component")
+    kinds.set_defaults(run=_list)
+    for name, run, text in (
+        ("runs", _runs, "list runs with state and numbers, and write results/index.html"),
+        ("compare", _compare, "numbers, curves and options of several runs on one page"),
+        ("diff", _diff, "options in which two runs differ"),
+    ):
+        parser = commands.add_parser(name, help=text)
+        if name != "runs":
+            parser.add_argument("names", nargs=2 if name == "diff" else "+", metavar="RUN")
+        parser.add_argument("--experiments", type=Path, default=Path("experiments"))
+        parser.add_argument("--results", type=Path, default=Path("results"))
+        parser.set_defaults(run=run)
+
+
 def _num_gpus(text: str) -> str:
     if text != "all" and not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of GPUs nor 'all'")
@@ -156,6 +174,8 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("--experiments", type=Path, default=Path("experiments"))
     report.add_argument("--results", type=Path, default=Path("results"))
     report.set_defaults(run=_report)
+
+    _run_arguments(commands)
 
     preview = commands.add_parser("preview", help="draw a sheet of degraded tiles with their parameters")
     _option_arguments(preview)
@@ -486,6 +506,65 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _list(arguments: argparse.Namespace) -> int:
+    import tgsr.methods  # noqa: F401
+    from tgsr.config.catalogue import KINDS, find_component, list_components
+
+    what = arguments.what
+    lines: list[str] = []
+    if what is None or what in KINDS:
+        for kind, found in list_components(what).items():
+            width = max((len(c.name) for c in found), default=0)
+            lines += ["", f"{kind}:"] + [f"  {c.name:<{width}}  {c.summary}" for c in found]
+    else:
+        for component in find_component(what):
+            lines += ["", f"{component.name} ({component.kind}): {component.summary}"]
+            lines += [f"  {argument}{f'  - {note}' if note else ''}" for argument, note in component.arguments.items()]
+    _print("\n".join(lines[1:]))
+    return 0
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from tgsr.report.runs import find_runs, runs_table, write_index
+
+    found = find_runs(arguments.experiments, arguments.results)
+    if not found:
+        raise UserError(f"there are no runs in {arguments.experiments} and {arguments.results}", remedy="train one")
+    _print(runs_table(found).to_text())
+    _print(str(write_index(arguments.experiments, arguments.results)))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from tgsr.report.runs import compare_runs, diff_runs, find_run
+
+    runs = [find_run(name, arguments.experiments, arguments.results) for name in arguments.names]
+    folder = arguments.results / "compare" / "_and_".join(run.name.replace("/", "_") for run in runs)
+    page, table = compare_runs(runs, folder)
+    if table.columns:
+        _print(table.to_text())
+    for other in runs[1:]:
+        _print(f"\n{runs[0].name} -> {other.name}")
+        _print("\n".join(f"  {line}" for line in diff_runs(runs[0], other)) or "  the same options")
+    _print(str(page))
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from tgsr.report.runs import diff_runs, find_run
+
+    a, b = (find_run(name, arguments.experiments, arguments.results) for name in arguments.names)
+    _print("\n".join(diff_runs(a, b)) or "the same options")
+    return 0
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its last flush
+
+
 def _preview(arguments: argparse.Namespace) -> int:
     from tgsr.degradations.contact_sheet import contact_sheet
     from tgsr.engine import build
@@ -517,10 +596,7 @@ def _schema(arguments: argparse.Namespace) -> int:
     import tgsr.methods  # noqa: F401
     from tgsr.config.options import json_schema
 
-    try:
-        print(json.dumps(json_schema(), indent=1), flush=True)  # noqa: T201
-    except BrokenPipeError:  # `tgsr schema | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its last flush
+    _print(json.dumps(json_schema(), indent=1))
     return 0
 
 

@@ -55,7 +55,7 @@ class _Maker:
         parameters = section_parameters(target)
         return {
             "type": "object",
-            "description": _first_line(target),
+            "description": first_line(target),
             "properties": {k: self._property(p, notes.get(k, "")) for k, p in parameters.items()},
             "additionalProperties": False,
         }
@@ -121,14 +121,14 @@ class _Maker:
         properties = {k: self._property(p, notes.get(k, "")) for k, p in parameters.items()}
         return {
             "type": "object",
-            "description": _first_line(entry),
+            "description": first_line(entry),
             "properties": {"type": {"const": name}, **properties},
             "required": ["type"],
             "additionalProperties": signature.open,
         }
 
 
-def _first_line(entry: Any) -> str:
+def first_line(entry: Any) -> str:
     return (inspect.getdoc(entry) or "").partition("\n")[0]
 
 

@@ -145,6 +145,14 @@ class Table:
             lines.append(_pipe([_escape_pipe(row.label), *cells]))
         return "\n".join(lines) + "\n" + (f"\n{self.caption}\n" if self.caption else "")
 
+    def to_text(self) -> str:
+        """Aligned columns for a terminal; the caption below."""
+        heads = [self.row_head, *(f"{c.group} {c.head}".strip() for c in self.columns)]
+        rows = [heads] + [[row.label, *(self._text(row, c)[0] for c in self.columns)] for row in self.rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *([self.caption] if self.caption else [])])
+
     def to_csv(self) -> str:
         """Full precision; spread, number of runs and the paper's value in columns of their own where there are any."""
         head: list[str] = [self.row_head]
