@@ -10,10 +10,9 @@ from _common import bytes_progress, count_progress, run
 
 from tgsr.data.prepare import NAMES, Work, prepare, prepare_paths
 from tgsr.data.recipes import recipe_for
-from tgsr.utils.errors import UserError
 
 
-def prepare_for(files: Sequence[str], overrides: Sequence[str], work: Work) -> list[UserError]:
+def prepare_for(files: Sequence[str], overrides: Sequence[str], work: Work) -> list[str]:
     """All that the option files' stages read and do not make; returns what could not be got."""
     import tgsr.methods  # noqa: F401 - the rooms register their stages
     from tgsr.config.options import load_options
@@ -25,13 +24,13 @@ def prepare_for(files: Sequence[str], overrides: Sequence[str], work: Work) -> l
     context = Context.create(device="cpu")
     runners = [make_runner(load_options(file, overrides), context) for file in files]
     paths = list(dict.fromkeys(path for runner in runners for path in inputs_of(runner)))
-    problems = [*prepare_paths(paths, work), *zoo.fetch_paths(paths, say=work.say, progress=work.bytes_progress)]
+    problems = prepare_paths(paths, work)
+    problems += map(str, zoo.fetch_paths(paths, say=work.say, progress=work.bytes_progress))
     missing = [path for path in paths if not path.exists()]
     work.say(f"{len(paths) - len(missing)} of {len(paths)} files and folders are there")
     for path in missing:
         if recipe_for(path, work.root) is None and zoo.name_of(path) is None:
-            remedy = "run what makes it first, or correct the path"
-            problems.append(UserError("comes neither with a data set nor from the net", place=str(path), remedy=remedy))
+            problems.append(f"{path}: no recipe makes it; run the stage that does, or correct the path")
     return problems
 
 

@@ -266,11 +266,11 @@ def open_source(
     """
     folders = [Path(roots)] if isinstance(roots, (str, Path)) else [Path(r) for r in roots]
     if io_backend == "disk":
+        for folder in folders:
+            if not folder.exists() or names is not None and not folder.is_dir():
+                raise DataError("no such folder", place=str(folder), remedy=_how_to_get(folder))
         if names is None:
             return FileSource.from_folders(folders)
-        for folder in folders:
-            if not folder.is_dir():
-                raise DataError("no such folder", place=str(folder), remedy="correct the path")
         return FileSource([_locate(folders, n) for n in names], names)
     if len(folders) != 1:
         raise DataError(f"io_backend {io_backend} reads one store, {len(folders)} are given", remedy="name one")
@@ -291,6 +291,13 @@ def open_source(
         problem = f"{len(absent)} names of the meta-info file are not in it: {', '.join(absent[:5])}"
         raise DataError(problem, place=str(folders[0]))
     return source.subset([known[_stem(n)] for n in names])
+
+
+def _how_to_get(folder: Path) -> str:
+    from tgsr.data.recipes import command, recipe_for  # late: recipes cut images, and read them through this module
+
+    name = recipe_for(folder)
+    return "check the path; datasets/README.md tells how to get the data" if name is None else command(name)
 
 
 def _locate(folders: Sequence[Path], name: str) -> Path:

@@ -81,15 +81,21 @@ def prepare_elsewhere(options: Options, folder: Path) -> Options:
     return replace(options, datasets=datasets)
 
 
-def prepare_paths(paths: Iterable[Path], work: Work) -> list[UserError]:
-    """Make all of the paths that are absent and that recipes make; one error for each recipe that could not."""
-    problems = []
-    for name in needed(paths := list(paths), work.root):
+def prepare_paths(paths: Iterable[Path], work: Work) -> list[str]:
+    """Make all of the paths that are absent and that recipes make; a line for each recipe that could not."""
+    work = replace(work, only=tuple(paths))
+    return _problems(lambda name: prepare(name, work), needed(work.only or (), work.root))
+
+
+def _problems(prepare_one: Callable[[str], None], names: Iterable[str]) -> list[str]:
+    """What went wrong with any of the sets; each thing once."""
+    problems: dict[str, None] = {}
+    for name in names:
         try:
-            prepare(name, replace(work, only=tuple(paths)))
+            prepare_one(name)
         except UserError as error:
-            problems.append(error)
-    return problems
+            problems.update(dict.fromkeys(str(error).splitlines()))
+    return list(problems)
 
 
 def prepare(name: str, work: Work) -> None:
@@ -113,29 +119,39 @@ def prepare(name: str, work: Work) -> None:
         return
     outputs = outputs_for(name, work.only, work.root)
     _prepare_needs(recipe, outputs, work)
-    taken = [o for o in outputs if not isinstance(o, Derived) and (work.source is not None or not _is_made(o, work))]
+    originals = work.source or work.root / _ORIGINALS / (recipe.originals or name)
+    taken = [o for o in outputs if not isinstance(o, Derived) and not _is_settled(o, originals, work)]
     if taken:
-        _take(name, recipe, taken, work)
+        _take(name, recipe, taken, originals, work)
     for output in outputs:
         if isinstance(output, Derived):
             _derive(output, work)
+        elif output not in taken:
+            work.say(f"{work.root / output.path}: is there")
 
 
 def _prepare_needs(recipe: Recipe, outputs: Sequence[Output], work: Work) -> None:
-    for need in recipe.needs:
-        parts = work.only
-        if recipe.outputs:
-            parts = tuple(work.root / path for output in outputs if isinstance(output, Derived) for path in output.of)
-        if parts is None or needed(parts, work.root):
-            prepare(need, replace(work, only=parts))
+    """Make what the outputs are made of; of a recipe without outputs, all that it needs."""
+    parts = work.only
+    if recipe.outputs:
+        parts = tuple(work.root / path for output in outputs if isinstance(output, Derived) for path in output.of)
+    if parts is None or needed(parts, work.root):
+        problems = _problems(lambda need: prepare(need, replace(work, only=parts)), recipe.needs)
+        if problems:
+            raise DataError("\n".join(problems))
 
 
 def _is_made(output: Output, work: Work) -> bool:
     """Whether what is wanted of an output is there; without a wish, whether any of it is."""
-    there = [path for path in output.paths if (work.root / path).exists()]
     if work.only is None:
-        return bool(there)
+        return any((work.root / path).exists() for path in output.paths)
     return all(p.exists() for p in work.only if _lies_in(p, output, work.root))
+
+
+def _is_settled(output: Output, originals: Path, work: Work) -> bool:
+    """Whether the originals need not be looked at: they may hold more pairs than those that are laid out."""
+    may_be_more = isinstance(output, Pairs) and work.only is None and originals.is_dir()
+    return work.source is None and _is_made(output, work) and not may_be_more
 
 
 def _lies_in(path: Path, output: Output, root: Path) -> bool:
@@ -143,14 +159,15 @@ def _lies_in(path: Path, output: Output, root: Path) -> bool:
     return any(Path(os.path.abspath(path)).is_relative_to(folder) for folder in made)
 
 
-def _take(name: str, recipe: Recipe, outputs: Sequence[Output], work: Work) -> None:
+def _take(name: str, recipe: Recipe, outputs: Sequence[Output], folder: Path, work: Work) -> None:
     """Lay out what comes from originals: from the source; else from what was got by hand, then from the network."""
-    folder = work.source or work.root / _ORIGINALS / (recipe.originals or name)
     if work.source is not None and not folder.is_dir():
         raise DataError("no such folder", place=str(folder), remedy="name the folder that holds the data")
     if work.source is None and folder.is_dir():
         unpack_all(folder)
     absent = _lay_out_all(outputs, folder, work)
+    if work.source is None:
+        absent = [output for output in absent if not _is_made(output, work)]
     if absent and work.source is None:
         absent = _fetch(name, recipe, absent, folder, work)
     for output in absent:
@@ -345,6 +362,7 @@ def _check_sizes(pairs: Sequence[Pair], ratio: int) -> None:
 def _derive(output: Derived, work: Work) -> None:
     target = work.root / output.path
     if target.exists():
+        work.say(f"{target}: is there")
         return
     folders = [work.root / path for path in output.of]
     with _whole(target) as place:
