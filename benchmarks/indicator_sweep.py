@@ -1,6 +1,7 @@
 """Time the indicator sweep of TGSR against the plain loop: 100 iterations in fp32 on new patches for each task.
 
-    python benchmarks/indicator_sweep.py options/mini/tgsr_3_indicators.yml --tasks 4
+    python train.py -opt options/mini/tgsr.yml --expand stages
+    python benchmarks/indicator_sweep.py stages/tgsr_mini/z-32-1.yml --tasks 4
 
 Both forms run in one process, alternating task by task, on one thread; seconds are CPU seconds of this process, so
 that other work on the machine changes little.

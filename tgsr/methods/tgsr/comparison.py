@@ -49,6 +49,8 @@ class CompareOnTasks(Runner):
         processes: per rank; None: one per core on a CPU, one on a GPU.
     """
 
+    product = "comparison.json"
+
     def __init__(
         self,
         *,

@@ -130,6 +130,8 @@ class SingleTaskGains(Runner):
         processes: per rank; None: one per core on a CPU, one on a GPU.
     """
 
+    product = "gains.jsonl"
+
     def __init__(
         self,
         *,
