@@ -37,6 +37,7 @@ def test_misspelt_key_is_one_line_and_exit_code_2(tmp_path, capsys):
         ("device=cuda", "no CUDA device"),
         ("path:pretrain_network_g=/nowhere.pth", "/nowhere.pth"),
         ("train:total_iter=many", "total_iter"),
+        ("train.lr=1e-4", "did you mean train.optim_g.lr?"),
         ("train:losses:pixel:type=L1Los", "did you mean 'L1Loss'?"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tgsr.config.options import load_options, missing_files
 from tgsr.degradations.classical import BicubicSpace
 from tgsr.tasks.samplers import Feedback
 from tgsr.tasks.task import Task, TaskSet
@@ -32,6 +33,21 @@ def test_extending_examples_work_together():
     assert resumed.weights.tolist() == sampler.weights.tolist()
     resumed.update(Feedback(iteration=2000, losses={"often": 2.0}))  # no sample of the others: their losses stay
     assert resumed.weights.tolist() == pytest.approx([2 / 8, 3 / 8, 3 / 8])
+
+
+def test_the_recipe_is_an_option_file_that_holds(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "recipe.md").read_text(), re.DOTALL)
+    file = tmp_path / "photos.yml"
+    file.write_text(text.replace("[options/", f"[{DOCS.parent}/options/"))
+    options = load_options(file)
+    assert list(options.datasets.val) == ["photos"]
+    assert options.train.optim_g.kwargs["lr"] == options.train.optim_d.kwargs["lr"] == 5e-5
+    space = options.degradation.space.build()
+    assert space.pipeline.scale == 4
+    missing = {problem.place.rsplit(" = ")[-1] for problem in missing_files(options)}
+    assert missing == {
+        "photos/train", "photos/val", "weights/RealESRGAN_x4plus.pth", "weights/RealESRGAN_x4plus_netD.pth"
+    }  # fmt: skip
 
 
 def test_links_lead_somewhere():

@@ -294,3 +294,9 @@ def test_lenient_loading_takes_what_fits_and_says_the_rest(tmp_path, caplog):
         load_into(net, tmp_path / "net.pth", strict=False)
     assert torch.equal(net.conv_first.weight, source.conv_first.weight)
     assert "30 unexpected (body.2.rdb1.conv1.weight" in caplog.text
+
+
+def test_onnx_is_no_weights_file(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="not weights to load; give what it was exported from"):
+        load_state(tmp_path / "net.onnx")

@@ -21,12 +21,16 @@ def test_sheet_shows_every_tile_and_is_reproducible() -> None:
     tasks = [Task("whole", SecondOrderSpace()), Task("clean", SecondOrderSpace(preset="none"))]
     sheet = contact_sheet(_images(), tasks, num=5, seed=1, tile=64, num_columns=3)
     assert sheet.dtype == np.uint8
-    assert sheet.shape[1] == 3 * (64 + 12)
+    pair = 2 * 64 + 12
+    assert sheet.shape[1] == 3 * pair
     assert sheet.shape[0] % 2 == 0
     half = sheet.shape[0] // 2
-    assert (sheet[half + 6 : half + 70, 6:70] != 255).any()
-    assert (sheet[half:, 2 * 76 :] == 255).all()
-    assert (sheet[70:half, :76] < 128).any()
+    assert np.array_equal(sheet[6:70, 6:70], _images()[0][13:77, 3:67])  # the ground truth, and its degraded form
+    assert (sheet[6:70, 70:134] != 255).any()
+    assert not np.array_equal(sheet[6:70, 6:70], sheet[6:70, 70:134])
+    assert (sheet[half:, 2 * pair :] == 255).all()
+    assert (sheet[70:half, :pair] < 128).any()
+    assert (sheet[70:half, pair - 6 : pair] == 255).all()  # captions are wrapped, not cut
     assert np.array_equal(sheet, contact_sheet(_images(), tasks, num=5, seed=1, tile=64, num_columns=3))
     assert not np.array_equal(sheet, contact_sheet(_images(), tasks, num=5, seed=2, tile=64, num_columns=3))
 

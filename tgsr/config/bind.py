@@ -96,7 +96,9 @@ class _Binder:
             here, place = _join(path, key), data.place_of(key)
             self.places[here] = place
             if key not in known:
-                self._problem(place, here, f"there is no option '{key}' here", did_you_mean(key, known))
+                deeper = [_join(_join(path, k), key) for k, v in data.items() if key in _keys(v)]
+                remedy = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(key, known)
+                self._problem(place, here, f"there is no option '{key}' here", remedy)
             elif value is None and _is_container(known[key].annotation):
                 continue  # `val:` with everything below it commented out
             else:
@@ -281,6 +283,10 @@ def _show(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(to_builtin(value))
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _join(path: str, key: str) -> str:

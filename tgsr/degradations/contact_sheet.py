@@ -1,4 +1,4 @@
-"""A sheet of degraded tiles with the parameters beneath each, to see what a space does before training on it."""
+"""A sheet of images beside their degraded forms, with the parameters beneath, to see what a space does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tgsr.degradations.params import DegradationParams
 from tgsr.degradations.presets import RESIZE_MODES
 from tgsr.utils.errors import DataError
 
-_LINE, _MARGIN, _FONT = 13, 6, cv2.FONT_HERSHEY_SIMPLEX
+_LINE, _MARGIN, _FONT, _FONT_SIZE = 20, 6, cv2.FONT_HERSHEY_SIMPLEX, 0.5
 _SHORT_KINDS = ("iso", "aniso", "gen iso", "gen aniso", "plateau iso", "plateau aniso")
 
 
@@ -36,17 +36,17 @@ def contact_sheet(
     num: int = 16,
     seed: int = 0,
     tile: int = 256,
-    num_columns: int = 4,
+    num_columns: int = 3,
 ) -> np.ndarray:
-    """Degrade centre crops and write what was drawn beneath each.
+    """Degrade centre crops; each stands left of its degraded form, what was drawn beneath both.
 
     Args:
         images: ground truth, `(H, W, 3)` or `(H, W)` RGB, uint8, uint16 or float in [0, 1]; used in turn.
         tasks: used in turn: tile `i` shows task `i % len(tasks)`.
-        num: number of tiles.
+        num: number of pairs.
         seed: of the drawn parameters and the noise.
-        tile: edge of a crop, and of a tile, in pixels; degraded crops are enlarged by repeating pixels.
-        num_columns: tiles in a row.
+        tile: edge of a crop in pixels; degraded crops are enlarged to it by repeating pixels.
+        num_columns: pairs in a row.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
@@ -60,9 +60,10 @@ def contact_sheet(
         params = task.draw(seed, "contact-sheet", i)
         gt = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))[None]
         lq = task.space.pipeline.apply(gt, params, backend="cpu")[0].permute(1, 2, 0).numpy()
-        tiles.append(cv2.resize(np.rint(lq * 255).astype(np.uint8), (tile, tile), interpolation=cv2.INTER_NEAREST))
+        degraded = cv2.resize(np.rint(lq * 255).astype(np.uint8), (tile, tile), interpolation=cv2.INTER_NEAREST)
+        tiles.append(np.concatenate([np.rint(crop * 255).astype(np.uint8), degraded], axis=1))
         texts.append([task.name, *describe(params.row(0))])
-    return _lay_out(tiles, texts, tile, min(num_columns, num))
+    return _lay_out(tiles, texts, min(num_columns, num))
 
 
 def describe(row: Mapping[str, Any]) -> list[str]:
@@ -122,24 +123,27 @@ def _centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
-def _lay_out(tiles: list[np.ndarray], texts: list[list[str]], tile: int, num_columns: int) -> np.ndarray:
-    num_rows = -(-len(tiles) // num_columns)
+def _lay_out(tiles: list[np.ndarray], texts: list[list[str]], num_columns: int) -> np.ndarray:
+    num_rows, (tile, width) = -(-len(tiles) // num_columns), tiles[0].shape[:2]
+    texts = [[part for line in lines for part in _wrap(line, width)] for lines in texts]
     height = tile + _LINE * max(map(len, texts)) + 2 * _MARGIN
-    width = tile + 2 * _MARGIN
-    sheet = np.full((num_rows * height, num_columns * width, 3), 255, dtype=np.uint8)
+    sheet = np.full((num_rows * height, num_columns * (width + 2 * _MARGIN), 3), 255, dtype=np.uint8)
     for i, (image, lines) in enumerate(zip(tiles, texts, strict=True)):
-        top, left = i // num_columns * height + _MARGIN, i % num_columns * width + _MARGIN
-        sheet[top : top + tile, left : left + tile] = image
-        for k, line in enumerate(lines):
-            start = top + tile + _LINE * k
-            sheet[start : start + _LINE, left : left + tile] = _text_strip(line, tile)
+        top, left = i // num_columns * height + _MARGIN, i % num_columns * (width + 2 * _MARGIN) + _MARGIN
+        sheet[top : top + tile, left : left + width] = image
+        for k, line in enumerate(lines, 1):
+            place = (left, top + tile + _LINE * k - 5)
+            cv2.putText(sheet, line, place, _FONT, _FONT_SIZE, (0, 0, 0), 1, cv2.LINE_AA)
     return sheet
 
 
-def _text_strip(line: str, width: int) -> np.ndarray:
-    """`(_LINE, width, 3)`: black text on white, narrowed where it would not fit."""
-    size = 0.38
-    needed = cv2.getTextSize(line, _FONT, size, 1)[0][0] + 4
-    strip = np.full((_LINE, max(needed, width), 3), 255, dtype=np.uint8)
-    cv2.putText(strip, line, (0, _LINE - 3), _FONT, size, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip if needed <= width else cv2.resize(strip, (width, _LINE), interpolation=cv2.INTER_AREA)
+def _wrap(line: str, width: int) -> list[str]:
+    """The line in parts that fit, broken at blanks; later parts are indented."""
+    parts = [""]
+    for word in line.split(" "):
+        longer = f"{parts[-1]} {word}" if parts[-1] else word
+        if parts[-1].strip() and cv2.getTextSize(longer, _FONT, _FONT_SIZE, 1)[0][0] > width:
+            parts.append(f"    {word}")
+        else:
+            parts[-1] = longer
+    return parts

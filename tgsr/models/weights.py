@@ -50,6 +50,9 @@ def load_state(path: Path | str, key: str = "auto", *, rename: bool = True) -> S
         CheckpointError: absent, damaged, not weights, or without that entry.
     """
     path = Path(path)
+    if path.suffix == ".onnx":
+        problem, remedy = "ONNX holds a network for inference, not weights to load", "give what it was exported from"
+        raise CheckpointError(problem, place=str(path), remedy=f"{remedy} (.pth, .safetensors)")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     state = {strip_wrappers(k): v for k, v in _unwrap(content, key, path).items() if not COMPUTED.search(k)}
     if rename:
