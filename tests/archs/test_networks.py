@@ -339,3 +339,9 @@ def test_transformers_refuse_arguments_that_do_not_belong_together():
         build("SwinIR", {**SWIN, "depths": (2,)})
     with pytest.raises(ConfigError, match="embed_dim 13"):
         build("HAT", {**SWIN, "embed_dim": 13})
+
+
+@pytest.mark.parametrize(("name", "ours"), [("esrgan", "RRDBNet"), ("Compact", "SRVGGNetCompact"), ("hat_m", "HAT")])
+def test_names_of_other_projects_lead_to_ours(name, ours):
+    with pytest.raises(ConfigError, match=f"there is no network '{name}'; here it is called '{ours}'"):
+        ARCHS.get(name)

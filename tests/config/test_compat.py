@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tgsr.config.compat import translate
-from tgsr.config.options import load_options
+from tgsr.config.options import load_options, missing_files
 from tgsr.config.overrides import apply_overrides
 from tgsr.config.yaml_loader import parse_yaml, to_builtin
 from tgsr.utils.errors import ConfigError
@@ -458,3 +458,30 @@ def test_renamed_and_moved_keys() -> None:
     assert data["train"] == {"find_unused_parameters": True, "total_iter": 10, "clip_grad_norm": 0.01}
     assert data["val"] == {"save_img": True}
     assert data["model"] == "PixelModel"
+
+
+def test_ldl_has_a_loss_of_its_own_and_compares_with_the_plain_image() -> None:
+    text = head("RealESRGANModel") + "l1_gt_usm: true\ntrain:\n  pixel_opt: {type: L1Loss}\n"
+    losses = translated(text + "  ldl_opt: {type: L1Loss, loss_weight: 0.5, reduction: mean}\n")["train"]["losses"]
+    assert losses["ldl"] == {"type": "LDLLoss", "criterion": "l1", "loss_weight": 0.5}
+    assert losses["pixel"]["target"] == "gt_usm"
+
+
+def test_color_y_is_understood_for_networks_of_one_channel(tmp_path: Path) -> None:
+    text = "name: x\nscale: 4\nmodel_type: SRModel\nnetwork_g: {type: MSRResNet, num_in_ch: 1, num_out_ch: 1}\n"
+    options, _ = load(tmp_path, text + "datasets: {val: {type: SingleImageDataset, dataroot_lq: a, color: y}}\n")
+    assert "color" not in options.datasets.val["val"].kwargs
+
+
+@pytest.mark.parametrize("keys", [("val", "val_2"), ("val:Set5", "val:Set14")])
+def test_the_command_line_reaches_each_of_several_validation_sets(tmp_path: Path, keys: tuple[str, str]) -> None:
+    """By the file's key, as BasicSR does, and by the set's name, as reports call it."""
+    text = "name: x\nscale: 4\nmodel_type: SRModel\nnetwork_g: {type: MSRResNet}\ndatasets:\n"
+    for key, name in (("val", "Set5"), ("val_2", "Set14")):
+        text += f"  {key}: {{name: {name}, type: PairedImageDataset, dataroot_gt: {name}/gt, dataroot_lq: {name}/lq}}\n"
+    (tmp_path / "sets.yml").write_text(text)
+    changes = [f"datasets:{keys[0]}:dataroot_gt=a", f"datasets:{keys[1]}:dataroot_gt=b"]
+    sets = load_options(tmp_path / "sets.yml", changes).datasets.val
+    assert {k: str(v.kwargs["dataroot_gt"]) for k, v in sets.items()} == {"Set5": "a", "Set14": "b"}
+    missing = [error.place for error in missing_files(load_options(tmp_path / "sets.yml", changes))]
+    assert sorted(place.split(" = ")[1] for place in missing) == ["Set14/lq", "Set5/lq", "a", "b"]

@@ -228,3 +228,24 @@ def test_merge_copies() -> None:
     merge(base, child)
     base["a"]["b"].append(2)
     assert child["a"]["b"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("a.toml", 'name = "a"\nscale = 4\n\n[network_g]\ntype = "esrgan"\n', "TOML"),
+        ("renamed.yml", "[network_g]\nscale = 4\n", "TOML"),
+        ("b.json", '{\n  "task": "sr"   // a comment\n  , "scale": 2\n}\n', "JSON with comments"),
+        ("c.py", "_base_ = ['x.py']\nmodel = dict(\n    type='SRModel')\n", "TOML|Python"),
+        ("d.py", "model = dict(\n    type='SRModel')\n", "a Python file"),
+    ],
+)
+def test_option_files_of_other_programs_are_named(tmp_path: Path, name: str, text: str, kind: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"{name}.*: this is ({kind}); option files are YAML"):
+        load_yaml(tmp_path / name)
+
+
+def test_json_is_yaml_and_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"name": "x", "scale": 2}')
+    assert load_yaml(tmp_path / "a.json") == {"name": "x", "scale": 2}
