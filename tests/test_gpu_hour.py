@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_hour  # noqa: E402
 from comparison import gpu_parts, steps  # noqa: E402
 from comparison.graphed import GraphedStep  # noqa: E402
+from comparison.rounded import round_once  # noqa: E402
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_every_part_runs_and_writes(tmp_path, no_vgg):
     for name in inside:
         assert f"## {name}: done" in summary
         assert rows[name]
-    assert {"fp32", "bf16", "bf16, graph"} <= {r["form"] for r in rows["step"]}
+    assert {"fp32", "bf16", "bf16, copies", "bf16, graph", "bf16, copies, graph"} <= {r["form"] for r in rows["step"]}
     assert all(r["ms"] > 0 for r in rows["step"] if "ms" in r)
     assert 0 <= rows["iteration"][0]["host's share in the loader"] < 1
     assert [r["sweep"] for r in rows["sweep"]] == ["paired, bf16", "paired, bf16, graph", "plain loop, fp32"]
@@ -72,8 +73,9 @@ def test_failures_and_limits_are_told(tmp_path, monkeypatch):
     assert hanging == "stopped: it ran over its limit"
 
 
-def models(tmp_path, num=2):
-    options, context = load_options(write_options(tmp_path, toy_options(tmp_path))), Context(torch.device("cpu"))
+def models(tmp_path, num=2, **sections):
+    options = load_options(write_options(tmp_path, toy_options(tmp_path, **sections)))
+    context = Context(torch.device("cpu"))
     weighting = build.build_loss_weighting(options, build.build_tasks(options))
     return [build.build_model(options, context, weighting) for _ in range(num)]
 
@@ -96,3 +98,14 @@ def test_a_captured_step_trains_like_the_plain_one_and_starts_afresh(tmp_path):
         assert_same(plain.ema_g.module.state_dict(), other.ema_g.module.state_dict())
     with pytest.raises(ValueError, match="one shape; gt, lq differ"):
         step([Batch(gt=torch.rand(1, 3, 32, 32), lq=torch.rand(1, 3, 8, 8))], 0)
+
+
+def test_weights_that_are_rounded_once_a_step_train_to_the_same_bits(tmp_path):
+    plain, other = models(tmp_path, precision="bf16")
+    rounded = round_once(other)
+    for i in range(4):
+        assert torch.equal(plain.step([batch(i)], i).total, other.step([batch(i)], i).total)
+    assert_same(plain.net_g.state_dict(), other.net_g.state_dict())
+    assert_same(plain.ema_g.module.state_dict(), other.ema_g.module.state_dict())
+    assert all(torch.equal(c, w.bfloat16()) for c, w in zip(rounded.copies, rounded.weights, strict=True))
+    assert torch.equal(plain.restore(batch(0).lq), other.restore(batch(0).lq))

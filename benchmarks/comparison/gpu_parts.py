@@ -153,8 +153,8 @@ def _cases(run: Run) -> list[Any]:
 
 
 def step(run: Run) -> None:
-    """The training step at the papers' batch: basicsr in fp32 (TF32 convolutions, as torch ships), ours eager and as
-    one CUDA graph; its share of the bf16 rate and the memory it takes beside what lives between steps."""
+    """The training step at the papers' batch: basicsr in fp32 (TF32 convolutions, as torch ships), ours eager, with
+    weights rounded once a step, and as one CUDA graph; its share of the bf16 rate, the memory it takes."""
     from comparison.sides import free_gpu
     from comparison.steps import flops, our_parts
 
@@ -167,7 +167,8 @@ def step(run: Run) -> None:
         for form in ("fp32", "bf16"):
             model, batch = our_parts(case, form, theirs, run.device)
             forms[form] = _stepper(model.step, batch.to(model.device, channels_last=True))
-        forms["bf16, graph"] = _graphed(run, case, theirs)
+        for form in ("bf16, copies", "bf16, graph", "bf16, copies, graph"):
+            forms[form] = _special(run, case, theirs, form)
         needed = flops(forms["bf16"])
         seconds = run.time({name: form for name, form in forms.items() if form is not None})
         for name, value in seconds.items():
@@ -195,17 +196,20 @@ def _stepper(step: Callable[..., Any], batch: Any) -> Callable[[int], Any]:
     return lambda i: step([batch], i)
 
 
-def _graphed(run: Run, case: Any, theirs: Any) -> Callable[[int], Any] | None:
-    """The captured step; a row and None where it cannot be captured."""
+def _special(run: Run, case: Any, theirs: Any, form: str) -> Callable[[int], Any] | None:
+    """The step captured, with weights rounded once a step, or both; a row and None where that cannot be done."""
     from comparison.graphed import GraphedStep
+    from comparison.rounded import round_once
     from comparison.steps import our_parts
 
     try:
         model, batch = our_parts(case, "bf16", theirs, run.device)
         batch = batch.to(model.device, channels_last=True)
-        return _stepper(GraphedStep(model, batch), batch)
+        if "copies" in form:
+            round_once(model)
+        return _stepper(GraphedStep(model, batch) if "graph" in form else model.step, batch)
     except RuntimeError as error:
-        run.row(step=case.name, form=f"bf16, graph: {' '.join(str(error).split())[:200]}")
+        run.row(step=case.name, form=f"{form}: {' '.join(str(error).split())[:200]}")
         return None
 
 
