@@ -27,7 +27,7 @@ def is_usable() -> bool:
     """Whether this torch makes tensors of a GPU that is not there; 2.6 asks for a driver."""
     try:
         with FakeTensorMode():
-            torch.empty(2, device=GPU).contiguous()
+            torch.empty(1, 3, 8, 8, device=GPU).contiguous(memory_format=torch.channels_last)
     except (AssertionError, RuntimeError):
         return False
     return True

@@ -116,7 +116,7 @@ def test_the_run_at_wandb_goes_on_and_a_missing_key_is_one_line(tmp_path, monkey
         started.append(arguments["id"])
         return SimpleNamespace(id=arguments["id"] or "abc", log=lambda *_, **__: None, finish=lambda: None)
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Image=lambda *_, **__: None))
     sections = {"logger": {"save_checkpoint_freq": 2, "use_tb_logger": False, "wandb": {"project": "toy"}}}
     run(tmp_path, **sections)
     run(tmp_path, **sections, auto_resume=True)
