@@ -6,7 +6,9 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -261,6 +263,23 @@ def _load(arguments: argparse.Namespace, notes: list[str] | None = None) -> Opti
 
 
 @contextmanager
+def _stoppable() -> Iterator[None]:
+    """Inside, until the run itself catches them, signals end the process as a stopped one: it has nothing to save."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    is_main = threading.current_thread() is threading.main_thread()
+    old = {number: signal.signal(number, stop) for number in numbers if is_main}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _context(arguments: argparse.Namespace, options: Options) -> Iterator[Context]:
     """This process among the others, from their meeting to their leave."""
     from tgsr.engine.context import Context, set_up_logging
@@ -291,8 +310,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from tgsr.engine.train_log import TrainLog
 
     TrainLog.install()
-    options = _load(arguments)
-    with _context(arguments, options) as context:
+    with _stoppable(), _context(arguments, options := _load(arguments)) as context:
         if arguments.check:
             return _check(make_runner(options, context), every=arguments.check == "all")
         if arguments.plan or arguments.expand or arguments.rehearse:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+import tgsr.config.options as options_module
 from tests.engine.toy import POINTS, assert_same, events, run, toy_options, weights, write_options
 from tgsr.cli import EXIT_STOPPED, main
 from tgsr.config.options import load_options
@@ -154,3 +155,11 @@ def test_where_work_must_be_finished_a_signal_only_asks():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert replace(context, rank=1).stop_requested  # shared by the copies that stages make
+
+
+def test_a_stop_before_the_run_has_begun(tmp_path, monkeypatch):
+    option_file = str(write_options(tmp_path, toy_options(tmp_path)))
+    signal_at(monkeypatch, options_module, "load_options", call=1, number=signal.SIGUSR1)
+    assert main(["train", "-opt", option_file]) == EXIT_STOPPED
+    assert not (tmp_path / "experiments").exists()
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
