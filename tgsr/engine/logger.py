@@ -57,7 +57,7 @@ class RunLogger:
         if not is_main:
             return
         if resume_at is not None and self.path.exists():
-            found = list(read_jsonl(self.path))
+            found = [e for e in read_jsonl(self.path) if isinstance(e, dict)]
             ends = dict.fromkeys(again, resume_at - 1)
             kept = [e for e in found if e.get("iter", 0) <= ends.get(e.get("event"), resume_at)]
             self.num_dropped = len(found) - len(kept)

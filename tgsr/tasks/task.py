@@ -16,7 +16,7 @@ import numpy as np
 from tgsr.degradations.base import SPACES, Pipeline, PointSpace, Space, space_from_json
 from tgsr.degradations.params import DegradationParams
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import check_schema, read_json, to_json, write_json
+from tgsr.utils.files import check_schema, read_json, to_json, undamaged, write_json
 from tgsr.utils.rng import generator
 
 SCHEMA_VERSION = 1
@@ -142,7 +142,9 @@ class TaskSet(Sequence[Task]):
 
     @staticmethod
     def load(path: Path | str) -> TaskSet:
-        return TaskSet.from_json(read_json(path), place=str(path))
+        data = read_json(path)
+        with undamaged(path):
+            return TaskSet.from_json(data, place=str(path))
 
 
 def _digest(tasks: Iterable[Task]) -> str:

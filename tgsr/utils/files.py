@@ -128,11 +128,23 @@ def write_json(path: Path | str, data: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read JSON; DataError with the place when it is absent or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError("no such file", place=str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"damaged JSON: {error}", place=str(path)) from None
+
+
+@contextlib.contextmanager
+def undamaged(place: Path | str, remedy: str = "copy or make it again") -> Iterator[None]:
+    """Around what makes an object of a file's entries: whatever a missing or foreign entry leads to is a DataError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())[:150]
+        raise DataError(f"damaged ({type(error).__name__}: {told})", place=str(place), remedy=remedy) from error
 
 
 def check_schema(data: Any, schema: str, place: Path | str, *, version: int = 1, made_by: str = "") -> None:
@@ -193,11 +205,11 @@ def read_jsonl(path: Path | str) -> Iterator[Any]:
     path = Path(path)
     if not path.exists():
         return
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
             yield json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number != len(lines):
                 raise DataError(f"line {number} is damaged", place=str(path)) from None
 

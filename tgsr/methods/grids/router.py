@@ -24,8 +24,8 @@ from tgsr.methods.grids.ggd import (
     pca_projections,
 )
 from tgsr.methods.grids.similarity import centred_gram
-from tgsr.utils.errors import DataError, UserError
-from tgsr.utils.files import check_schema, read_json, write_atomic, write_json
+from tgsr.utils.errors import DataError
+from tgsr.utils.files import check_schema, read_json, undamaged, write_atomic, write_json
 from tgsr.utils.image_io import to_tensor
 from tgsr.utils.registry import did_you_mean
 from tgsr.utils.rng import generator
@@ -289,14 +289,8 @@ class Router:
         path = Path(path)
         data = read_json(path)
         check_schema(data, "tgsr.router", path, version=VERSION, made_by="BuildRouter")
-        try:
+        with undamaged(path, "copy router.json and router.npz again, or run BuildRouter"):
             return Router._from_json(data, path, device, rule)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a damaged entry, or array, leads to
-            told = " ".join(str(error).split())[:150]
-            remedy = "copy router.json and router.npz again, or run BuildRouter"
-            raise DataError(f"damaged ({type(error).__name__}: {told})", place=str(path), remedy=remedy) from None
 
     @staticmethod
     def _from_json(data: dict[str, Any], path: Path, device: torch.device | str, rule: Rule | None) -> Router:
