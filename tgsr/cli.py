@@ -331,7 +331,8 @@ def _study(arguments: argparse.Namespace, runner: Runner) -> int:
         if runner.context.is_main:
             plan = Plan(runner.runners() if isinstance(runner, Stages) else [runner])
             missing = [f"missing: {problem}" for problem in runner.missing_files()]
-            print("\n".join([*plan.lines(), *missing]))  # noqa: T201
+            rows = [f"not there, the table goes without: {what}" for what in runner.optional_files()]
+            print("\n".join([*plan.lines(), *missing, *rows]))  # noqa: T201
         return 0
     if not isinstance(runner, Study):
         raise UserError("this is no study", place=arguments.opt, remedy="give a file with run: {type: Study, ...}")

@@ -21,6 +21,7 @@ run:
     pre: {}
     tuned: {over: [seed], path: {pretrain_network_g: "@pre"}}
     test: {run: Test, path: {pretrain_network_g: "@tuned[0]"}}
+    table: {run: {type: PaperTable, rows: {tuned: "@tuned", bicubic: bicubic, elsewhere: {images: restored/x}}}}
 """
 GONE = "pre: {datasets: {train: {dataset: {dataroot_gt: gone}}}}"
 
@@ -48,10 +49,11 @@ def done(folder):
 def test_a_study_runs_in_order_and_starts_afresh_what_has_changed(folder):
     assert main(["train", "-opt", "toy.yml"]) == 0
     first = done(folder)
-    assert list(first) == ["toy/pre", "toy/test", "toy/tuned-0", "toy/tuned-1"]
+    assert list(first) == ["toy/pre", "toy/table", "toy/test", "toy/tuned-0", "toy/tuned-1"]
     page = (folder / "results/toy/index.html").read_text()
-    assert "4 done" in page or "all done" in page
+    assert "all done" in page
     assert "toy/tuned-1" in page
+    assert "Not measured, since the files are not there: elsewhere" in page
     assert main(["train", "-opt", "toy.yml"]) == 0
     assert done(folder) == first
     (folder / "toy.yml").write_text(STUDY.replace("tuned: {", "tuned: {train: {ema_decay: 0.75}, "))
@@ -62,7 +64,7 @@ def test_a_study_runs_in_order_and_starts_afresh_what_has_changed(folder):
 
 def test_plan_and_rehearsal(folder, capsys):
     assert main(["train", "-opt", "toy.yml", "--rehearse", "tiny"]) == 0
-    assert list(done(folder)) == [f"rehearsal/toy/{name}" for name in ("pre", "test", "tuned-0", "tuned-1")]
+    assert list(done(folder)) == [f"rehearsal/toy/{name}" for name in ("pre", "table", "test", "tuned-0", "tuned-1")]
     cost = json.loads((folder / "experiments/rehearsal/toy/pre/stage.json").read_text())["cost"]
     assert cost["units"] == 3
     assert cost["seconds_per_unit"] > 0
@@ -71,7 +73,8 @@ def test_plan_and_rehearsal(folder, capsys):
     assert main(["train", "-opt", "toy.yml", "--plan"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:4] == ["toy/pre", "to", "do", "4"]
-    assert lines[-1].startswith("4 stages, 0 done, 4 to do: ")
+    assert lines[-2].startswith("5 stages, 0 done, 5 to do: ")
+    assert lines[-1] == "not there, the table goes without: row 'elsewhere' (restored/x)"
     assert not (folder / "experiments/toy").exists()
 
 

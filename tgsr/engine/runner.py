@@ -95,6 +95,10 @@ class Runner(ABC):
         """The stages that this one runs, in order; itself where it runs none."""
         return [self]
 
+    def optional_files(self) -> list[tuple[str, Path]]:
+        """`(what, path)` of what is not there and what the stage can do without, such as a row of a table."""
+        return []
+
     def check(self) -> list[str]:
         """What `--check` should say about this stage, without doing it: problems beyond wrong options and missing
         files."""

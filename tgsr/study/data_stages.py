@@ -184,6 +184,9 @@ class BuildBenchmarks(Stage):
         self.num_images, self.group0, self.random = num_images, group0, random
         self.seed, self.num_workers = seed, num_workers
 
+    def units(self) -> tuple[float, str]:
+        return self.num_images or 100, "images of each set"
+
     def work(self) -> None:
         sets = self.sets()
         for name in list(sets)[self.context.rank :: self.context.world_size]:

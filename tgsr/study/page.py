@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from tgsr.config.schema import Options
 from tgsr.report.builder import Report
 from tgsr.report.tables import Column, Row, Table
+from tgsr.study.paper import PaperTable, TableFile
 from tgsr.study.plan import Plan
 from tgsr.utils.text import clock
 
@@ -17,8 +17,13 @@ def write_study_page(options: Options, plan: Plan) -> Path:
     """States, budgets and times of all stages, links to their reports, and every table that a stage left."""
     results = Path(options.path.results_root)
     report = Report(options.name, subtitle=plan.summary())
-    for name, text in _tables(results, [e.name for e in plan.entries]):
-        report.section(name).add_text(text)
+    for entry in plan.entries:
+        path = results / entry.name / PaperTable.product
+        if path.exists():
+            table = TableFile.load(path)
+            report.section(table.title).add_table(entry.name.replace("/", "_"), table.table())
+            if notes := table.notes():
+                report.add_text("\n".join(f"- {note}" for note in notes))
     report.section("Stages").add_table("stages", _stage_table(plan))
     links = [e.name for e in plan.entries if (results / e.name / "report" / "index.html").exists()]
     if links:
@@ -45,16 +50,6 @@ def _stage_table(plan: Plan) -> Table:
         }
         rows.append(Row(entry.name, cells, is_ranked=False))
     return Table(columns, rows, row_head="Stage", caption="")
-
-
-def _tables(results: Path, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Stage -> its table as Markdown, of the stages that leave a `table.md`."""
-    found = []
-    for name in names:
-        path = results / name / "table.md"
-        if path.exists():
-            found.append((name, path.read_text(encoding="utf-8")))
-    return found
 
 
 def _relative(path: Path, base: Path) -> str:

@@ -27,6 +27,8 @@ from tgsr.utils.errors import ConfigError
 from tgsr.utils.registry import did_you_mean
 
 logger = logging.getLogger("tgsr")
+NUM_IMAGES = 100
+"""Of a test set, as most are in the papers; for the plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,21 @@ class PaperTable(Stage):
             raise ConfigError(problem, place=f"{options.name}: run.gain_over", remedy=remedy)
         if not labels and self.printed is None:
             raise ConfigError("there is nothing to measure", place=self.place)
+
+    def units(self) -> tuple[float, str]:
+        """Images to be restored, where every set has a hundred."""
+        columns = self.printed.columns if self.printed is not None else self.options.datasets.val
+        num_sets = len({column.rpartition("/")[0] for column in columns})
+        return max(1, len(self.runs)) * max(1, num_sets) * (self.num_images or NUM_IMAGES), "images"
+
+    def optional_files(self) -> list[tuple[str, Path]]:
+        """Of rows that stand with the paper's values alone until their files are there."""
+        found = []
+        for label, run in self.runs.items():
+            weights = run.weights.values() if isinstance(run.weights, Mapping) else [run.weights]
+            paths = [run.images, run.results, *weights]
+            found += [(f"row '{label}'", path) for path in paths if path is not None and not Path(path).exists()]
+        return found
 
     def work(self) -> None:
         subjects, results, missing = self._rows()

@@ -52,7 +52,8 @@ class Stages(Runner):
     def run(self) -> None:
         self.context.auto_resume = True
         self._check_ranks()
-        plan = Plan(self.runners()) if self.context.is_main else None
+        runners = self.runners()  # on all ranks: what a stage refuses is told before the first one runs
+        plan = Plan(runners) if self.context.is_main else None
         for number, options in enumerate(self.stages):
             if plan is not None:
                 self.write_page(plan)
@@ -90,6 +91,18 @@ class Stages(Runner):
             stages = self.place(first) + (f" and {len(others)} more" if others else "")
             missing.append(in_stage(str(problem), stages))
         return missing
+
+    def optional_files(self) -> list[str]:
+        """Those of all stages that no stage makes."""
+        runners = self.runners()
+        made = [path.resolve() for runner in runners for path in runner.outputs()]
+        found = {
+            f"{what} ({path})": None
+            for runner in runners
+            for what, path in runner.optional_files()
+            if not any(path.resolve().is_relative_to(root) for root in made)
+        }
+        return list(found)
 
     def check(self) -> list[str]:
         """What the first stage says; later ones may need what it makes."""
