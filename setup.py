@@ -24,7 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["tgsr", "tgsr.*"]),
-    package_data={"tgsr": ["metrics/assets/*", "methods/*/printed.yml"]},
+    package_data={"tgsr": ["metrics/assets/*", "methods/*/printed.yml", "report/templates/*"]},
     install_requires=REQUIREMENTS,
     extras_require={
         **EXTRAS,

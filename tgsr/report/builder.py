@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tgsr.report import expectations as claims
 from tgsr.report.plots import figure_png
-from tgsr.report.render import Block, Code, Image, Section, TableBlock, Text, Tiles, to_html, to_markdown
+from tgsr.report.render import Block, Code, Image, Section, Slider, TableBlock, Text, Tiles, to_html, to_markdown
 from tgsr.report.tables import Number, Table
 from tgsr.utils.files import write_atomic
 
@@ -64,6 +64,10 @@ class Report:
             return self
         return self._add(Image(self._unique(name), png, caption, alt or caption, is_wide=True))
 
+    def add_slider(self, name: str, left: tuple[str, bytes], right: tuple[str, bytes], *, caption: str) -> Report:
+        """Two JPEGs of equal size, each with its label, over each other; also in `figures/`."""
+        return self._add(Slider(self._unique(name), left, right, caption))
+
     def add_code(self, title: str, text: str) -> Report:
         """Text as it is, folded away."""
         return self._add(Code(title, text))
@@ -90,6 +94,9 @@ class Report:
         for block in (b for s in self.sections for b in s.blocks):
             if isinstance(block, Image):
                 _write(folder / "figures" / f"{block.name}.png", block.png)
+            elif isinstance(block, Slider):
+                for side, (_, image) in (("left", block.left), ("right", block.right)):
+                    _write(folder / "figures" / f"{block.name}_{side}.jpg", image)
             elif isinstance(block, TableBlock):
                 _write(folder / "tables" / f"{block.name}.csv", block.table.to_csv().encode())
                 _write(folder / "tables" / f"{block.name}.md", block.table.to_markdown().encode())

@@ -13,7 +13,7 @@ from tgsr.report import plots
 from tgsr.report.artefacts import START, Metrics, RunLog, image_table, protocol_caption, results_table
 from tgsr.report.builder import Report
 from tgsr.report.expectations import Expectation
-from tgsr.report.strips import choose_images, strip_of, time_strips
+from tgsr.report.strips import before_and_after, choose_images, strip_of, time_strips
 from tgsr.report.tables import Column, Number, Row, Table, difference_row
 from tgsr.utils.errors import DataError
 
@@ -53,7 +53,7 @@ def write_run_report(
         report.add_text("This run was not tested yet: there is no `metrics.json`. A training writes it at its end.")
     else:
         _add_results(report, metrics, expectations)
-    _add_training(report, log)
+    _add_training(report, log, metrics)
     _add_pictures_over_time(report, experiment / "visualization")
     if metrics is not None:
         _add_images(report, metrics, num_strips)
@@ -110,7 +110,7 @@ def _headline(table: Table, label: str, baseline: str | None) -> dict[str, str]:
     return tiles
 
 
-def _add_training(report: Report, log: RunLog) -> None:
+def _add_training(report: Report, log: RunLog, metrics: Metrics | None) -> None:
     if not log:
         return
     report.section("Training")
@@ -118,7 +118,7 @@ def _add_training(report: Report, log: RunLog) -> None:
         lines = "line" if log.num_damaged == 1 else "lines"
         report.add_text(f"{log.num_damaged} damaged {lines} of `log.jsonl` left out (a killed writer leaves one).")
     report.add_plot("losses", plots.plot_losses(log), caption="Training losses, mean over each log interval.")
-    for metric, figure in plots.plot_metrics(log).items():
+    for metric, figure in plots.plot_metrics(log, {} if metrics is None else metrics.datasets).items():
         report.add_plot(f"val_{metric}", figure, caption=f"{metric} on the validation sets while training.")
     report.add_plot("task_losses", plots.plot_task_losses(log), caption="Mean loss of each task's samples.")
     report.add_plot("learning_rate", plots.plot_learning_rate(log), caption="Learning rate.")
@@ -174,6 +174,10 @@ def _add_images(report: Report, metrics: Metrics, num_strips: int) -> None:
             caption = f"{dataset}, {name}"
             alt = f"{caption}: low-quality input, baseline, restored image and ground truth side by side"
             report.add_strip(f"strip_{dataset}_{name}", png, caption=caption, alt=alt)
+        pair = before_and_after(chosen[0], metrics.root, baseline=baseline) if chosen and baseline else None
+        if pair is not None:
+            sides = ((str(baseline), pair[0]), (metrics.name, pair[1]))
+            report.add_slider(f"slider_{dataset}", *sides, caption=f"{dataset}, {names[0]}: move the line.")
         table = image_table(content, baseline=baseline, caption=protocol_caption([metrics]))
         report.add_table(f"images_{dataset}", table, title=f"Every image of {dataset}", is_folded=True)
 

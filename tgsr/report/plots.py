@@ -129,10 +129,20 @@ def plot_task_losses(log: RunLog) -> Figure | None:
     return curves(tasks, title="Loss by task", y_label="loss") if len(tasks) > 1 else None
 
 
-def plot_metrics(log: RunLog) -> dict[str, Figure]:
-    """Metric -> its curves over the validation sets."""
+def plot_metrics(log: RunLog, measured: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Figure]:
+    """Metric -> its curves over the validation sets.
+
+    Args:
+        measured: data sets of a metrics file, whose baselines become horizontal lines.
+    """
+    lines: dict[str, dict[str, float]] = {}
+    for dataset, content in (measured or {}).items():
+        for baseline, entries in content.get("baselines", {}).items():
+            for metric, entry in entries.items():
+                lines.setdefault(metric, {})[f"{baseline}, {dataset}"] = float(entry["mean"])
     return {
-        metric: curves(sets, title=f"Validation: {metric}", y_label=metric) for metric, sets in log.metrics().items()
+        metric: curves(sets, title=f"Validation: {metric}", y_label=metric, reference=lines.get(metric))
+        for metric, sets in log.metrics().items()
     }
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tgsr.config.options import diff_options
 from tgsr.report import plots
 from tgsr.report.artefacts import Metrics, RunLog, results_table
 from tgsr.report.builder import Report
-from tgsr.report.render import CSS
+from tgsr.report.render import fill
 from tgsr.report.tables import Column, Row, Table
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import write_atomic
@@ -133,21 +132,9 @@ def runs_table(runs: Sequence[Run], *, num_numbers: int = 3) -> Table:
 
 def write_index(experiments: Path = EXPERIMENTS, results: Path = RESULTS) -> Path:
     """`results/index.html`: every run with its state, its numbers and its report."""
-    lines = []
-    for run in find_runs(experiments, results):
-        link, name = run.report, escape(run.name)
-        if link.exists():
-            name = f'<a href="{escape(link.relative_to(results).as_posix(), quote=True)}">{name}</a>'
-        cells = (escape(run.state), f"{run.changed:%Y-%m-%d %H:%M}", escape(", ".join(run.numbers[:6])))
-        lines.append(f"<tr><th scope=row>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th scope=col>{word}</th>" for word in ("Run", "State", "Last change", "Numbers"))
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Runs</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head><body>'
-        f'<h1>Runs</h1><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n'
-        + "\n".join(lines)
-        + "\n</tbody></table></div></body></html>\n"
-    )
+    found = find_runs(experiments, results)
+    links = [r.report.relative_to(results).as_posix() if r.report.exists() else "" for r in found]
+    page = fill("index.html", title="Runs", runs=list(zip(found, links, strict=True)))
     path = Path(results) / "index.html"
     write_atomic(path, lambda file: file.write(page.encode()))
     return path

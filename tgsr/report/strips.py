@@ -180,6 +180,29 @@ def strip_of(
     return make_strip(panels, crop=(top, left, size), panel_width=panel_width)
 
 
+def before_and_after(
+    image: Mapping[str, Any], root: Path, *, baseline: str, max_edge: int = 1024
+) -> tuple[bytes, bytes] | None:
+    """JPEGs of a baseline and of the restored image, for a slider; None where one of them is not there.
+
+    Args:
+        image, root: see `strip_of`.
+        baseline: name of the file of the first.
+        max_edge: larger images are cut to their middle, not shrunk: what matters is in the pixels.
+    """
+    files = image.get("files", {})
+    pair = [_open(root / files[kind]) if kind in files else None for kind in (baseline, "sr")]
+    if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
+        return None
+    return _jpeg(pair[0], max_edge), _jpeg(pair[1], max_edge)
+
+
+def _jpeg(image: torch.Tensor, max_edge: int) -> bytes:
+    top, left = (max(0, (edge - max_edge) // 2) for edge in image.shape[1:])
+    pixels = to_uint8(image[:, top : top + max_edge, left : left + max_edge])
+    return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+
+
 def time_strips(folder: Path, *, num_times: int = 5, panel_width: int = 192) -> dict[str, bytes]:
     """The same crops at several iterations, from `visualization/<set>/` of an experiment.
 
