@@ -91,6 +91,14 @@ def test_averages_are_recognised_under_any_name(tmp_path, pack):
     assert equal(net, mean)
 
 
+def test_a_layer_called_ema_is_no_average(tmp_path):
+    net = nn.ModuleDict({"ema": nn.Conv2d(3, 3, 1), "body": nn.Conv2d(3, 3, 1), "avg_conv": nn.Conv2d(3, 4, 3)})
+    state = {k: v + 1 for k, v in net.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    load_into(net, tmp_path / "w.pth")
+    assert equal(net, state)
+
+
 def under(head, state):
     return {f"{head}.{k}": v for k, v in state.items()}
 

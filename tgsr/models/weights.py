@@ -28,6 +28,8 @@ logger = logging.getLogger("tgsr")
 State = dict[str, Tensor]
 CONTAINERS = ("params_ema", "params", "state_dict", "model", "net", "generator")
 _SHOWN = 3
+_LAYER = 5
+"""Entries of a single layer, at most (batch norm)."""
 _DEPTH = 2
 """Containers inside containers that are looked into."""
 _AVERAGE = re.compile(r"(^|[._-])(ema|swa|avg|averaged?|shadow)([._-]|\d*$)", re.IGNORECASE)
@@ -232,15 +234,19 @@ def _chosen(present: Mapping[str, Mapping[str, Tensor]]) -> str | None:
 def _of_prefix(state: Mapping[str, Tensor], key: str, path: Path) -> Mapping[str, Tensor]:
     """Of one mapping that holds a network and its average side by side, by their first word: the average."""
     state = {strip_wrappers(k): v for k, v in state.items()}
-    heads = {k.partition(".")[0] for k in state if "." in k}
-    found = key if key in heads and key != "auto" else next((h for h in sorted(heads) if _AVERAGE.search(h)), None)
+    parts: dict[str, State] = {}
+    for name, value in state.items():
+        head, dot, rest = name.partition(".")
+        if dot:
+            parts.setdefault(head, {})[rest] = value
+    shapes = {h: {n: v.shape for n, v in part.items() if not COMPUTED.search(n)} for h, part in parts.items()}
+    others = [shapes[h] for h in parts if not _AVERAGE.search(h) and len(shapes[h]) > _LAYER]
+    twins = [h for h in parts if _AVERAGE.search(h) and shapes[h] in others]
+    found = key if key in parts else next(iter(twins), None)  # a layer may be called ema, too: it has no twin
     if found is None:
         return state
-    part = {k.partition(".")[2]: v for k, v in state.items() if k.startswith(f"{found}.")}
-    if not any(v.ndim > 0 for v in part.values()):
-        return state
     logger.info("%s: of its weights those of '%s' are taken", path, found)
-    return part
+    return parts[found]
 
 
 def _in_names_of(net: nn.Module, state: State) -> State:
