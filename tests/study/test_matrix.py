@@ -90,6 +90,8 @@ def test_a_stage_without_an_axis_sees_its_branches(folder):
     assert list(stages(whole)["toy/tests"].run.kwargs["checkpoints"]) == ["small#0", "small#1", "large#0", "large#1"]
     one = STUDY.replace('{"{net}": $start, "{net}-TG#{seed}": "@tuned"}', '{a: "@tuned[large,1]/models/x.pth"}')
     assert str(stages(one)["toy/tests"].run.kwargs["checkpoints"]["a"]) == "experiments/toy/tuned-large-1/models/x.pth"
+    results = STUDY.replace('{"{net}": $start, "{net}-TG#{seed}": "@tuned"}', '{a: "@tuned[large,1]/results"}')
+    assert str(stages(results)["toy/tests"].run.kwargs["checkpoints"]["a"]) == "results/toy/tuned-large-1"
     seeds = STUDY.replace('{"{net}": $start, "{net}-TG#{seed}": "@tuned"}', '"@tuned[large]"')
     assert list(stages(seeds)["toy/tests"].run.kwargs["checkpoints"]) == ["0", "1"]
     some = STUDY.replace('"{net}": $start', '"{net} alone": "@pre"')

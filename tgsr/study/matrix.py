@@ -91,9 +91,12 @@ class Branch:
             raise ConfigError(error.problem, place=f"{self.place}.run", remedy=error.remedy) from None
 
     def product(self, file: str | None) -> str:
-        """Path of the product, or of another file of the stage."""
+        """Path of the product, or of another file of the stage; `results` is the stage's folder of results."""
         runner, paths = self.runner, self.data.get("path") or {}
-        root = "results_root" if runner.in_results else "experiments_root"
+        in_results = runner.in_results
+        if file is not None and file.split("/")[0] == "results":
+            in_results, file = True, file.partition("/")[2]
+        root = "results_root" if in_results else "experiments_root"
         folder = Path(str(paths.get(root, getattr(PathOptions(), root)))) / self.key.name
         return (folder / (runner.product if file is None else file)).as_posix()
 
