@@ -395,7 +395,7 @@ class Matrix:
                 f"there is no stage '{stage}'{where}", place=place, remedy=did_you_mean(stage, self.stages)
             )
         wanted = {a: v for a, v in labels.items() if a in self.over[stage]}
-        for part in filter(None, (p.strip() for p in (chosen or "").split(","))):
+        for part in self._parts(stage, chosen):
             axis, _, label = part.rpartition("=")
             owners = [a for a, known in self.over[stage].items() if label in known and axis in ("", a)]
             if len(owners) != 1:
@@ -408,6 +408,12 @@ class Matrix:
             shown = ", ".join(wanted.values())
             raise NoBranchError(f"stage '{stage}' has no branch '{shown}'", place=place, remedy="name one in brackets")
         return found
+
+    def _parts(self, stage: str, chosen: str | None) -> list[str]:
+        """Labels between brackets; one that has a comma itself is found as a whole."""
+        if chosen is not None and any(chosen.strip() in known for known in self.over[stage].values()):
+            return [chosen.strip()]
+        return [part.strip() for part in (chosen or "").split(",") if part.strip()]
 
     def _other(self, name: str, place: str) -> Matrix:
         """Another study: `NAME.yml` or `NAME/paper.yml`, beside the file that names it or one folder above."""
