@@ -10,9 +10,12 @@ import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
+from pickle import UnpicklingError
 from typing import Any
 
 import cv2
@@ -208,10 +211,14 @@ class TrainLoader:
         """
         text = str(error)
         workers = getattr(getattr(self._loader, "_iterator", None), "_workers", ())
-        has_died = any(not worker.is_alive() for worker in workers)
+        if isinstance(error, (OSError, EOFError, UnpicklingError)):  # its pipe breaks a moment before it is dead
+            wait([worker.sentinel for worker in workers], timeout=1.0)
+        has_died = not self._closing.item() and any(not worker.is_alive() for worker in workers)
         is_told = "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text)
-        if self._closing.item() or not (has_died or is_told) or isinstance(error, UserError):
+        if not (has_died or is_told) or isinstance(error, UserError):
             return None
+        with suppress(ValueError, AttributeError):  # not in the main thread; Windows
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch tells it again when the other workers end
         told = f" ({text.splitlines()[0].strip()})" if is_told else ""
         return DataError(
             f"a loader worker died{told}; {self._stuck()}",

@@ -11,7 +11,7 @@ import numpy as np
 from tgsr.data.backends import ImageSource, stems
 from tgsr.data.subimages import window_starts
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import check_schema, read_json, write_atomic, write_json
+from tgsr.utils.files import check_schema, read_json, undamaged, write_atomic, write_json
 
 SCHEMA_VERSION = 1
 _INDEX, _PIXELS = "index.json", "pixels.bin"
@@ -35,11 +35,8 @@ class PackedSource(ImageSource):
         if size != index.get("num_bytes"):
             problem = f"{_PIXELS} has {size} bytes, the index says {index.get('num_bytes')}"
             raise DataError(problem, place=str(root), remedy="pack it again")
-        try:
+        with undamaged(self.root / _INDEX, "pack it again"):
             self.names, self._entries = _read_entries(index["images"], size)
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"{_INDEX} is damaged ({type(error).__name__}: {error})"
-            raise DataError(problem, place=str(root), remedy="pack it again") from None
         self._map: np.memmap | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -95,6 +95,13 @@ class Trainer:
         Returns:
             The experiment folder, whose files are then on the disk whatever rank asks.
         """
+        try:
+            return self._run()
+        except Exception as error:  # torch tells of a dead loader worker wherever the main thread is
+            died = self.data.loader.dead_worker(error)
+            raise error if died is None else died from None
+
+    def _run(self) -> Path:
         self._open()
         with self.context.catch_signals(), self.context.stopping(at_once=False):
             try:
@@ -107,9 +114,6 @@ class Trainer:
                 for hook in self.hooks:
                     hook.after_train(self)
                 self.context.barrier()  # rank 0 has waited for its writer
-            except Exception as error:  # torch tells of a dead loader worker wherever the main thread is
-                died = self.data.loader.dead_worker(error)
-                raise error if died is None else died from None
             finally:
                 self.data.close()
                 self.log.close()
