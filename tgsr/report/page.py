@@ -159,9 +159,10 @@ def _add_images(report: Report, metrics: Metrics, num_strips: int) -> None:
         chosen = choose_images(
             images, metric=metric, baseline=baseline, is_higher_better=is_higher_better, num=num_strips
         )
-        names = [str(image.get("name", "image")) for image in chosen]
+        names, ours = [str(image.get("name", "image")) for image in chosen], metrics.name.rsplit("/", 1)[-1]
         strips = [
-            (name, strip_of(image, metrics.root, baseline=baseline)) for name, image in zip(names, chosen, strict=True)
+            (name, strip_of(image, metrics.root, ours=ours, baseline=baseline))
+            for name, image in zip(names, chosen, strict=True)
         ]
         num_shown = sum(png is not None for _, png in strips)
         if num_shown:
@@ -176,7 +177,7 @@ def _add_images(report: Report, metrics: Metrics, num_strips: int) -> None:
             report.add_strip(f"strip_{dataset}_{name}", png, caption=caption, alt=alt)
         pair = before_and_after(chosen[0], metrics.root, baseline=baseline) if chosen and baseline else None
         if pair is not None:
-            sides = ((str(baseline), pair[0]), (metrics.name, pair[1]))
+            sides = ((str(baseline), pair[0]), (ours, pair[1]))
             report.add_slider(f"slider_{dataset}", *sides, caption=f"{dataset}, {names[0]}: move the line.")
         table = image_table(content, baseline=baseline, caption=protocol_caption([metrics]))
         report.add_table(f"images_{dataset}", table, title=f"Every image of {dataset}", is_folded=True)

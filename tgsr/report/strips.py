@@ -234,8 +234,10 @@ def time_strips(folder: Path, *, num_times: int = 5, panel_width: int = 192) -> 
         _, height, width = shown[-1].shape
         size = min(64, height, width)
         multiple = max(1, round(height / panels[0].image.shape[1]))
-        same = shown[0].shape == shown[-1].shape
-        top, left = choose_crop(shown[-1], shown[0], size=size, multiple=multiple) if same else (0, 0)
+        if len(shown) > 1 and shown[0].shape == shown[-1].shape:
+            top, left = choose_crop(shown[-1], shown[0], size=size, multiple=multiple)
+        else:
+            top, left = ((edge - size) // 2 // multiple * multiple for edge in (height, width))
         strips[name] = make_strip(panels, crop=(top, left, size), panel_width=panel_width)
     return strips
 
