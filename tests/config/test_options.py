@@ -242,3 +242,10 @@ def test_json_schema(file: Path) -> None:
 def test_start_up_imports_no_torch() -> None:
     code = "import sys, tgsr.config.options, tgsr.config.schema; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_required_section_that_is_null_is_told(tmp_path):
+    path = tmp_path / "x.yml"
+    path.write_text("name: x\nscale: 4\ndegradation:\n  space:\n")
+    with pytest.raises(ConfigError, match=r"x.yml:4: degradation.space"):
+        load_options(path)

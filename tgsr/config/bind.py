@@ -99,7 +99,7 @@ class _Binder:
                 deeper = [_join(_join(path, k), key) for k, v in data.items() if key in _keys(v)]
                 remedy = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(key, known)
                 self._problem(place, here, f"there is no option '{key}' here", remedy)
-            elif value is None and _is_container(known[key].annotation):
+            elif value is None and not known[key].required and _is_container(known[key].annotation):
                 continue  # `val:` with everything below it commented out
             else:
                 values[key] = self._checked(value, known[key].annotation, here, place)
