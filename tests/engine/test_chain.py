@@ -15,7 +15,7 @@ from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner
 from tgsr.engine.stages import Train
-from tgsr.study.study import Chain
+from tgsr.study.study import Stages
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +149,6 @@ def test_check_of_a_chain_asks_its_first_stage(tmp_path, capsys, monkeypatch):
 def test_the_mini_chains_need_nothing_but_bsds500(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     runner = make_runner(load_options(f"options/mini/{name}.yml"), Context.create(device="cpu"))
-    assert isinstance(runner, Chain)
+    assert isinstance(runner, Stages)
     for problem in runner.missing_files():
         assert re.search(r" = datasets/bsds500/(train|val|test): no such file or folder", str(problem))
