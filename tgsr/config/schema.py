@@ -25,6 +25,8 @@ GanLossSpec = Annotated[Spec, Kind("tgsr.losses.gan:GAN_LOSSES")]
 OptimizerSpec = Annotated[Spec, Kind("tgsr.models.optimizers:OPTIMIZERS", runtime=("params",))]
 SchedulerSpec = Annotated[Spec, Kind("tgsr.models.schedulers:SCHEDULERS")]
 MetricSpec = Annotated[Spec, Kind("tgsr.metrics.base:METRICS")]
+HookSpec = Annotated[Spec, Kind("tgsr.engine.hooks:HOOKS")]
+SinkSpec = Annotated[Spec, Kind("tgsr.engine.logger:SINKS")]
 RunnerSpec = Annotated[Spec, Kind("tgsr.engine.runner:RUNNERS", runtime=("options", "context"))]
 
 
@@ -120,6 +122,8 @@ class TrainOptions:
     activation_checkpointing: bool = False
     compile: bool = False
     find_unused_parameters: bool = False
+    hooks: dict[str, HookSpec] | None = field(default=None, metadata={"later": True})
+    """What else happens around a step, by name: registered in `HOOKS`."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ class LoggerOptions:
     (`net_g_best_<set>_<metric>.pth` where sets share a metric)."""
     use_tb_logger: bool = True
     wandb: WandbOptions | None = None
+    sinks: dict[str, SinkSpec] | None = field(default=None, metadata={"later": True})
+    """Where else the numbers go, by name: registered in `SINKS`."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tgsr.data.batch import Batch
 from tgsr.data.loader import TrainLoader
 from tgsr.data.plan import BatchPlan, PlanBatchSampler, split_batch
 from tgsr.engine.context import Context
+from tgsr.engine.hooks import Hook
 from tgsr.engine.tiling import TiledRestorer
 from tgsr.metrics import measure
 from tgsr.metrics.base import Metric
@@ -392,3 +393,14 @@ def wants_usm(options: Options) -> bool:
         return False
     specs = [*train.losses.values(), *([train.gan] if train.gan is not None else [])]
     return any(spec.kwargs.get("target") == "gt_usm" for spec in specs)
+
+
+def build_hooks(options: Options) -> list[Hook]:
+    """Those of `train.hooks`."""
+    assert options.train is not None
+    found = []
+    for name, spec in (options.train.hooks or {}).items():
+        hook: Hook = spec.build()
+        hook.name = f"{name} (train.hooks)"
+        found.append(hook)
+    return found

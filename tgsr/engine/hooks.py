@@ -19,6 +19,7 @@ from tgsr.engine.samples import Samples
 from tgsr.engine.validation import validate
 from tgsr.models.base import StepResult
 from tgsr.utils.errors import Stopped, UserError
+from tgsr.utils.registry import Registry
 from tgsr.utils.text import clock
 from tgsr.utils.threads import usable_cpus
 
@@ -33,8 +34,24 @@ MAX_TASKS_IN_LOG = 64
 FIRST_ETA_SECONDS = 10.0
 
 
+HOOKS = Registry("hook", package="tgsr.engine")
+"""Those that an option file may name under `train.hooks`."""
+
+
 class Hook:
-    """Called by the trainer on all ranks; `trainer.iteration` counts finished iterations."""
+    """Called by the trainer on all ranks; `trainer.iteration` counts finished iterations.
+
+    Attributes:
+        name: of its state in checkpoints; for a hook of the option file its name there.
+    """
+
+    @property
+    def name(self) -> str:
+        return getattr(self, "_name", type(self).__name__)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
 
     def before_train(self, trainer: Trainer) -> None: ...
 

@@ -13,9 +13,30 @@ import numpy as np
 from tgsr.config.schema import LoggerOptions
 from tgsr.utils.errors import UserError
 from tgsr.utils.files import append_jsonl, read_jsonl, to_json, write_atomic
+from tgsr.utils.registry import Registry
 
 logger = logging.getLogger("tgsr")
 T = TypeVar("T")
+SINKS = Registry("log sink", package="tgsr.engine")
+"""Where numbers go besides `log.jsonl`, TensorBoard and W&B: those that `logger.sinks` may name."""
+
+
+class Sink:
+    """Receives what a run logs; on rank 0 only."""
+
+    def open(self, folder: Path, name: str, resume_at: int | None) -> None:
+        """The run starts, or goes on after `resume_at` iterations: what was received of later ones comes again.
+
+        Args:
+            folder: `experiments/<name>`.
+            name: of the run.
+        """
+
+    def event(self, kind: str, iteration: int, content: Mapping[str, Any]) -> None:
+        """`train`, `val` or `tasks`, as in `log.jsonl`."""
+
+    def close(self) -> None:
+        """The run ends."""
 
 
 def progress(items: Iterable[T], label: str, *, is_shown: bool, total: int | None = None, start: int = 0) -> Any:
@@ -54,6 +75,7 @@ class RunLogger:
         self.num_dropped = 0
         self.is_main = is_main
         self._tensorboard = self._wandb = None
+        self._sinks: list[Sink] = []
         if not is_main:
             return
         if resume_at is not None and self.path.exists():
@@ -63,6 +85,9 @@ class RunLogger:
             self.num_dropped = len(found) - len(kept)
             text = "".join(to_json(e) + "\n" for e in kept)
             write_atomic(self.path, lambda f: f.write(text.encode()))
+        for spec in (options.sinks or {}).values():
+            self._sinks.append(spec.build())
+            self._sinks[-1].open(folder, name, resume_at)
         if options.use_tb_logger:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -97,6 +122,8 @@ class RunLogger:
             return
         append_jsonl(self.path, {"event": kind, "iter": iteration, **content})
         self._draw(kind, iteration, content)
+        for sink in self._sinks:
+            sink.event(kind, iteration, content)
         if self._wandb is not None:
             self._wandb.log(dict(_flatten(kind, content)), step=iteration)
 
@@ -122,6 +149,8 @@ class RunLogger:
             self._wandb.log({name: wandb.Image(image) for name, image in named.items()}, step=iteration)
 
     def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:

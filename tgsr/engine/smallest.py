@@ -69,7 +69,9 @@ def short(options: Options, arguments: Mapping[str, Any]) -> Options:
         datasets=replace(options.datasets, val=freeze(val_sets)),
         tasks=replace(tasks, sampler=_every_iteration(tasks.sampler), weighting=_every_iteration(tasks.weighting)),
         val=replace(options.val, val_freq=None if options.val.val_freq is None else ITERATIONS),
-        logger=replace(options.logger, print_freq=1, save_checkpoint_freq=ITERATIONS, use_tb_logger=False, wandb=None),
+        logger=replace(
+            options.logger, print_freq=1, save_checkpoint_freq=ITERATIONS, use_tb_logger=False, wandb=None, sinks=None
+        ),
     )
 
 

@@ -73,6 +73,7 @@ class Trainer:
             GuardHook(options.train.on_nan),
             LogHook(every=options.logger.print_freq),
             *hooks,
+            *build.build_hooks(options),
             CheckpointHook(every=options.logger.save_checkpoint_freq, before=validation),
             validation,
             CheckpointHook(every=options.logger.save_checkpoint_freq, seconds=options.logger.save_checkpoint_seconds),
@@ -206,7 +207,7 @@ class Trainer:
             "loss_weighting": self.weighting.state_dict(),
             "intervals": {name: ledger.state_dict() for name, ledger in self.interval_ledgers.items()},
             "owes_feedback": self.owes_feedback,
-            "hooks": {type(h).__name__: h.state_dict() for h in self.hooks},
+            "hooks": {h.name: h.state_dict() for h in self.hooks},
             "options": json.dumps(to_plain(self.options)),
             "world_size": self.context.world_size,
             "num_threads": torch.get_num_threads(),
@@ -305,6 +306,6 @@ class Trainer:
             if name in state["intervals"]:
                 ledger.load_state_dict(state["intervals"][name])
         for hook in self.hooks:
-            hook.load_state_dict(state["hooks"].get(type(hook).__name__, {}) or hook.state_dict())
+            hook.load_state_dict(state["hooks"].get(hook.name, {}) or hook.state_dict())
         self.owes_feedback = state.get("owes_feedback", False)
         self.iteration = state["iteration"]
