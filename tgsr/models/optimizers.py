@@ -1,8 +1,9 @@
-"""torch's optimisers under their own names, with arguments that the option checker can read."""
+"""torch's optimisers under their own names, with arguments that the option checker can read: torch's own signatures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,25 @@ Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 Fused = Literal["auto"] | bool
 
 FUSED_DEVICES = ("cuda", "cpu")
+NAMES = ("Adam", "AdamW", "SGD", "Adagrad", "Adamax", "NAdam", "RAdam", "RMSprop")
+HIDDEN = ("params", "foreach", "maximize", "capturable", "differentiable", "initial_accumulator_value")
+"""Arguments of torch's that are no business of an option file."""
+ARGUMENTS = {
+    "lr": "base learning rate.",
+    "betas": "decay of the averages of the gradient and of its square.",
+    "eps": "added to the denominator.",
+    "weight_decay": "L2 penalty added to the gradient; of AdamW the share of the weights, times lr, that a step takes.",
+    "decoupled_weight_decay": "AdamW's form of weight decay.",
+    "amsgrad": "use the largest average of squares so far.",
+    "fused": "one kernel for all parameters; auto: where the device has it.",
+    "momentum": "decay of the gradient's running sum.",
+    "dampening": "share of the gradient kept out of that sum.",
+    "nesterov": "Nesterov's momentum.",
+    "lr_decay": "lr is divided by 1 + step * lr_decay.",
+    "momentum_decay": "of the momentum schedule.",
+    "alpha": "decay of the average of the squared gradient.",
+    "centered": "divide by an estimate of the standard deviation instead of the root mean square.",
+}
 
 
 def _groups(params: Params, lr: float, betas: tuple[float, float] = (0.0, 0.0)) -> list[dict[str, Any]]:
@@ -45,202 +65,43 @@ def _fused(groups: list[dict[str, Any]], fused: Fused) -> bool | None:
     return True if all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in params) else None
 
 
-@OPTIMIZERS.register("Adam")
-def adam(
-    params: Params,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    amsgrad: bool = False,
-    fused: Fused = "auto",
-) -> Optimizer:
-    """Adam.
-
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        betas: decay of the averages of the gradient and of its square.
-        eps: added to the denominator.
-        weight_decay: L2 penalty, added to the gradient.
-        amsgrad: use the largest average of squares so far.
-        fused: one kernel for all parameters; auto: where the device has it.
-    """
-    groups = _groups(params, lr, betas)
-    return torch.optim.Adam(groups, lr, betas, eps, weight_decay, amsgrad=amsgrad, fused=_fused(groups, fused))
+def _parameters(cls: type[Optimizer]) -> dict[str, inspect.Parameter]:
+    """What an option file may set: torch's arguments, of the types of their defaults; `lr` has to be given."""
+    keyword, found = inspect.Parameter.KEYWORD_ONLY, {}
+    for name, p in inspect.signature(cls).parameters.items():
+        if name in HIDDEN or (name == "fused" and cls not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)):
+            continue
+        kind = {"betas": tuple[float, float], "fused": Fused}.get(name, bool if isinstance(p.default, bool) else float)
+        default = {"lr": p.empty, "fused": "auto", "betas": p.default}.get(name, p.default)
+        default = float(default) if kind is float and default is not p.empty else default
+        found[name] = inspect.Parameter(name, keyword, default=default, annotation=kind)
+    return found
 
 
-@OPTIMIZERS.register("AdamW")
-def adamw(
-    params: Params,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
-    amsgrad: bool = False,
-    fused: Fused = "auto",
-) -> Optimizer:
-    """Adam with decoupled weight decay.
+def _factory(cls: type[Optimizer]) -> Callable[..., Optimizer]:
+    """`factory(params, *, lr, ...)`: the optimiser over the parameters that need a gradient."""
+    known = _parameters(cls)
 
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        betas: decay of the averages of the gradient and of its square.
-        eps: added to the denominator.
-        weight_decay: share of the weights, times lr, taken away at each step.
-        amsgrad: use the largest average of squares so far.
-        fused: one kernel for all parameters; auto: where the device has it.
-    """
-    groups = _groups(params, lr, betas)
-    return torch.optim.AdamW(groups, lr, betas, eps, weight_decay, amsgrad=amsgrad, fused=_fused(groups, fused))
+    def make(params: Params, **given: Any) -> Optimizer:
+        arguments = {name: given.get(name, p.default) for name, p in known.items()}
+        groups = _groups(params, arguments["lr"], arguments.get("betas", (0.0, 0.0)))
+        if "fused" in known:
+            momentum = arguments.get("momentum")
+            if momentum and arguments["fused"] is True:
+                raise ConfigError(f"fused {cls.__name__} takes no momentum here", remedy="set fused: auto")
+            # Where the first step is skipped as not finite, torch's kernel leaves the momentum with whatever was in
+            # memory.
+            arguments["fused"] = None if momentum else _fused(groups, arguments["fused"])
+        return cls(groups, **arguments)
 
-
-@OPTIMIZERS.register("SGD")
-def sgd(
-    params: Params,
-    *,
-    lr: float,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    fused: Fused = "auto",
-) -> Optimizer:
-    """Stochastic gradient descent.
-
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        momentum: decay of the gradient's running sum.
-        dampening: share of the gradient kept out of that sum.
-        weight_decay: L2 penalty, added to the gradient.
-        nesterov: Nesterov's momentum.
-        fused: one kernel for all parameters; auto: where the device has it.
-    """
-    groups = _groups(params, lr)
-    if momentum and fused is True:
-        raise ConfigError("fused SGD takes no momentum here", remedy="set fused: auto")
-    # Where the first step is skipped as not finite, torch's kernel leaves the momentum with whatever was in memory.
-    use_fused = None if momentum else _fused(groups, fused)
-    return torch.optim.SGD(groups, lr, momentum, dampening, weight_decay, nesterov, fused=use_fused)
+    first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Params)
+    make.__signature__ = inspect.Signature([first, *known.values()])  # type: ignore[attr-defined]
+    make.__annotations__ = {"params": Params, **{name: p.annotation for name, p in known.items()}}
+    lines = [f"    {name}: {ARGUMENTS.get(name, 'see torch.')}" for name in known]
+    make.__doc__ = "\n".join([f"{cls.__name__} of torch.", "", "Args:", "    params: parameters or groups.", *lines])
+    make.__name__ = cls.__name__
+    return make
 
 
-@OPTIMIZERS.register("Adagrad")
-def adagrad(
-    params: Params, *, lr: float, lr_decay: float = 0.0, eps: float = 1e-10, weight_decay: float = 0.0
-) -> Optimizer:
-    """Adagrad.
-
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        lr_decay: lr is divided by 1 + step * lr_decay.
-        eps: added to the denominator.
-        weight_decay: L2 penalty, added to the gradient.
-    """
-    return torch.optim.Adagrad(_groups(params, lr), lr, lr_decay, weight_decay, eps=eps)
-
-
-@OPTIMIZERS.register("Adamax")
-def adamax(
-    params: Params,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-) -> Optimizer:
-    """Adam with the infinity norm.
-
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        betas: decay of the average of the gradient and of its running maximum.
-        eps: added to the denominator.
-        weight_decay: L2 penalty, added to the gradient.
-    """
-    return torch.optim.Adamax(_groups(params, lr, betas), lr, betas, eps, weight_decay)
-
-
-@OPTIMIZERS.register("NAdam")
-def nadam(
-    params: Params,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    momentum_decay: float = 4e-3,
-    decoupled_weight_decay: bool = False,
-) -> Optimizer:
-    """Adam with Nesterov's momentum.
-
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        betas: decay of the averages of the gradient and of its square.
-        eps: added to the denominator.
-        weight_decay: L2 penalty, or AdamW's decay with `decoupled_weight_decay`.
-        momentum_decay: of the momentum schedule.
-        decoupled_weight_decay: AdamW's form of weight decay.
-    """
-    return torch.optim.NAdam(
-        _groups(params, lr, betas),
-        lr,
-        betas,
-        eps,
-        weight_decay,
-        momentum_decay,
-        decoupled_weight_decay=decoupled_weight_decay,
-    )
-
-
-@OPTIMIZERS.register("RAdam")
-def radam(
-    params: Params,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    decoupled_weight_decay: bool = False,
-) -> Optimizer:
-    """Adam with a rectified start.
-
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        betas: decay of the averages of the gradient and of its square.
-        eps: added to the denominator.
-        weight_decay: L2 penalty, or AdamW's decay with `decoupled_weight_decay`.
-        decoupled_weight_decay: AdamW's form of weight decay.
-    """
-    groups = _groups(params, lr, betas)
-    return torch.optim.RAdam(groups, lr, betas, eps, weight_decay, decoupled_weight_decay=decoupled_weight_decay)
-
-
-@OPTIMIZERS.register("RMSprop")
-def rmsprop(
-    params: Params,
-    *,
-    lr: float,
-    alpha: float = 0.99,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    momentum: float = 0.0,
-    centered: bool = False,
-) -> Optimizer:
-    """RMSprop.
-
-    Args:
-        params: parameters or parameter groups.
-        lr: base learning rate.
-        alpha: decay of the average of the squared gradient.
-        eps: added to the denominator.
-        weight_decay: L2 penalty, added to the gradient.
-        momentum: decay of the gradient's running sum.
-        centered: divide by an estimate of the standard deviation instead of the root mean square.
-    """
-    return torch.optim.RMSprop(_groups(params, lr), lr, alpha, eps, weight_decay, momentum, centered)
+for _name in NAMES:
+    OPTIMIZERS.register(_name)(_factory(getattr(torch.optim, _name)))
