@@ -55,6 +55,12 @@ def _inference_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--router", type=Path, metavar="router.json", help="choose the network for each image (GRIDS)")
     parser.add_argument(
+        "--on-unknown",
+        choices=["keep", "restore"],
+        default="restore",
+        help="what --router does to images unlike all it knows",
+    )
+    parser.add_argument(
         "-t", "--tile", type=_number(int, 0), metavar="PIXELS",
         help="tile edge in input pixels; 0: never tile; default: images up to 1.5 megapixels whole (0.25 on a CPU)",
     )  # fmt: skip
@@ -412,7 +418,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     if arguments.router is not None:
         from tgsr.methods.grids.router import routed_restorers
 
-        choose = routed_restorers(arguments.router, restorer)
+        choose = routed_restorers(arguments.router, restorer, device=device, on_unknown=arguments.on_unknown)
     elif arguments.weights is not None:
         single = restorer(arguments.weights, None)
         choose = lambda image: (single, {})  # noqa: E731

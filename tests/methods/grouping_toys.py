@@ -22,9 +22,9 @@ class ToyPipeline(Pipeline):
 
     def apply(self, gt, params, generator=None, backend="auto"):
         low = functional.avg_pool2d(gt, self.scale)
-        noise = np.stack([
-            np.random.default_rng(int(seed)).standard_normal(low.shape[1:]) for seed in params["noise_seed"]
-        ])
+        noise = np.stack(
+            [np.random.default_rng(int(seed)).standard_normal(low.shape[1:]) for seed in params["noise_seed"]]
+        )
         sigma = torch.from_numpy(params["sigma"]).float().view(-1, 1, 1, 1)
         low = torch.where(sigma < 9, low, torch.nan)
         return (low + sigma * torch.from_numpy(noise).float()).clamp(0, 1).mul(255).round() / 255

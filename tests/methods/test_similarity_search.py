@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tgsr.degradations.named import GRIDS_DEGRADATIONS
-from tgsr.methods.grids.oracle import OracleMemo, Trained, TrainingOracle
+from tgsr.methods.grids.oracle import TrainingOracle
 from tgsr.methods.grids.paper_values import (
     PAPER_DELTA_DB,
     PAPER_GROUPS,
@@ -23,7 +23,8 @@ from tgsr.methods.grids.search import (
     random_partition,
     rank_groups,
 )
-from tgsr.utils.errors import DataError, UserError
+from tgsr.methods.grids.trainings import Trained, group_key
+from tgsr.utils.errors import UserError
 
 
 def random_distance(num, rng):
@@ -50,9 +51,7 @@ def partitions(items):
 
 
 def brute_force(num, drop, delta):
-    feasible = (
-        len(p) for p in partitions(list(range(num))) if all(len(g) == 1 or drop(g) <= delta for g in p)
-    )
+    feasible = (len(p) for p in partitions(list(range(num))) if all(len(g) == 1 or drop(g) <= delta for g in p))
     return min(feasible)
 
 
@@ -237,88 +236,93 @@ def test_search_with_the_papers_numbers():
     assert len(oracle.known) < 40
 
 
-class FakeTraining:
-    """Trains instantly; fails on demand."""
+class FakeNetworks:
+    """Trains instantly; fails on demand; `known` lives on, as the journal does."""
 
-    def __init__(self, memo, *, fail=()):
-        self.memo, self.fail, self.calls = memo, set(fail), []
+    def __init__(self, known=None, *, fail=(), num_parallel=1):
+        self.known, self.fail, self.num_parallel = {} if known is None else known, set(fail), num_parallel
+        self.calls, self.batches = [], []
+
+    @property
+    def trainings(self):
+        return list(self.known.values())
+
+    def get(self, names):
+        return self.known.get(group_key(names))
 
     def __call__(self, groups, *, again=()):
-        for names in [g for g in groups if self.memo.get(g) is None or g in again]:
+        missing = [g for g in groups if self.get(g) is None or g in again]
+        self.batches.extend([missing] if missing else [])
+        for names in missing:
             self.calls.append(names)
-            if names in self.fail:
-                self.memo.add(Trained(names, status="failed", error="NaN at iteration 3"))
-            else:
-                self.memo.add(Trained(names, {n: 30.0 - 0.2 * len(names) for n in names}, checkpoint="x.pth"))
+            ok = Trained(names, {n: 30.0 - 0.2 * len(names) for n in names}, checkpoint="x.pth")
+            failed = Trained(names, status="failed", error="NaN at iteration 3")
+            self.known[group_key(names)] = failed if names in self.fail else ok
 
 
-def test_oracle_remembers_and_resumes(tmp_path):
-    memo = OracleMemo(tmp_path / "oracle.json", config="abc", protocol={"iters": 10})
-    train = FakeTraining(memo)
-    oracle = TrainingOracle(["b", "a", "c"], memo, train)
+def test_oracle_remembers_and_resumes():
+    networks = FakeNetworks()
+    oracle = TrainingOracle(["b", "a", "c"], networks)
     assert oracle.train_singles() == {"b": 29.8, "a": 29.8, "c": 29.8}
     assert oracle((0, 1)) == pytest.approx(0.2)
     assert oracle((1, 0)) == pytest.approx(0.2)
     assert oracle((2,)) == 0
-    assert train.calls == [("b",), ("a",), ("c",), ("a", "b")]
-    again = OracleMemo(tmp_path / "oracle.json", config="abc", protocol={"iters": 10})
-    silent = FakeTraining(again)
-    assert TrainingOracle(["b", "a", "c"], again, silent)((0, 1)) == pytest.approx(0.2)
+    assert networks.calls == [("b",), ("a",), ("c",), ("a", "b")]
+    silent = FakeNetworks(networks.known)
+    assert TrainingOracle(["b", "a", "c"], silent)((0, 1)) == pytest.approx(0.2)
     assert not silent.calls
 
 
-def test_memo_of_another_configuration_is_refused(tmp_path):
-    OracleMemo(tmp_path / "oracle.json", config="abc", protocol={"iters": 10}).add(Trained(("a",), {"a": 1.0}))
-    before = (tmp_path / "oracle.json").read_text()
-    with pytest.raises(DataError, match="another configuration.*iters: 10 there, 20 here"):
-        OracleMemo(tmp_path / "oracle.json", config="xyz", protocol={"iters": 20})
-    assert (tmp_path / "oracle.json").read_text() == before
-
-
-def test_failed_training_is_an_infinite_drop_and_can_be_retried(tmp_path):
-    memo = OracleMemo(tmp_path / "oracle.json", config="abc")
-    oracle = TrainingOracle(["a", "b", "c"], memo, FakeTraining(memo, fail={("a", "b")}))
+def test_failed_training_is_an_infinite_drop_and_can_be_retried():
+    networks = FakeNetworks(fail={("a", "b")})
+    oracle = TrainingOracle(["a", "b", "c"], networks)
     assert oracle((0, 1)) == math.inf
     result = GroupingSearch(np.array([[0, 1, 2], [1, 0, 2], [2, 2, 0.0]]), oracle, delta=0.7).run()
     assert (0, 1) not in result.partition
-    again = OracleMemo(tmp_path / "oracle.json", config="abc")
+    again = FakeNetworks({k: v for k, v in networks.known.items() if len(v.names) > 1})
     assert again.get(("b", "a")).error == "NaN at iteration 3"
-    train = FakeTraining(again)
-    retried = TrainingOracle(["a", "b", "c"], again, train, retry_failed=True)
+    retried = TrainingOracle(["a", "b", "c"], again, retry_failed=True)
     assert retried((0, 1)) == pytest.approx(0.2)
     assert retried((0, 1)) == pytest.approx(0.2)
-    assert train.calls == [("a", "b"), ("a",), ("b",)]
+    assert again.calls.count(("a", "b")) == 1
 
 
-def test_failed_single_is_an_error(tmp_path):
-    memo = OracleMemo(tmp_path / "oracle.json", config="abc")
-    oracle = TrainingOracle(["a", "b"], memo, FakeTraining(memo, fail={("b",)}))
+def test_failed_single_is_an_error():
     with pytest.raises(UserError, match=r"'b' failed: NaN.*retry_failed"):
-        oracle.train_singles()
+        TrainingOracle(["a", "b"], FakeNetworks(fail={("b",)})).train_singles()
 
 
-def test_parallel_writers_share_the_memo(tmp_path):
-    memos = [OracleMemo(tmp_path / "oracle.json", config="abc", writer=k) for k in range(2)]
-    memos[0].add(Trained(("a",), {"a": 1.0}))
-    memos[1].add(Trained(("b",), {"b": 2.0}))
-    for memo in memos:
-        memo.reload()
-        assert {t.names for t in memo.trainings} == {("a",), ("b",)}
-    memos[1].add(Trained(("c",), {"c": 2.0}))
-    assert len(OracleMemo(tmp_path / "oracle.json", config="abc")) == 3
+def test_a_group_with_a_member_below_its_input_is_refused_where_that_counts():
+    inputs = {"a": 29.0, "b": 29.6, "c": 10.0}  # a pair ends at 29.6, three at 29.4
+    oracle = TrainingOracle(["a", "b", "c"], FakeNetworks(), inputs=inputs)
+    assert oracle((0, 1)) == math.inf
+    assert oracle.below_input(("a", "b")) == ["b"]
+    assert oracle((0, 2)) == pytest.approx(0.2)
+    assert TrainingOracle(["a", "b", "c"], FakeNetworks())((0, 1)) == pytest.approx(0.2)  # as in the paper
 
 
-def test_parallel_oracle_trains_ahead(tmp_path):
-    memo = OracleMemo(tmp_path / "oracle.json", config="abc")
-    batches = []
+@pytest.mark.parametrize("seed", range(3))
+def test_the_partition_of_least_drop_does_not_depend_on_the_order(seed):
+    rng = np.random.default_rng(seed)
+    distance = random_distance(6, rng)
+    drops = {frozenset(g): rng.uniform(0, 1) for g in combinations(range(6), 2)}
 
-    def train(groups, *, again=()):
-        missing = [g for g in groups if memo.get(g) is None]
-        batches.extend([missing] if missing else [])
-        FakeTraining(memo)(missing)
+    def solve(order, **kwargs):
+        table = TableOracle(lambda g: drops[frozenset(order[i] for i in g)] if len(g) == 2 else 9.0)
+        search = GroupingSearch(distance[np.ix_(order, order)], table, delta=1.0, **kwargs)
+        return {frozenset(order[i] for i in g) for g in search.run().partition}
 
-    oracle = TrainingOracle(["a", "b", "c", "d"], memo, train, num_parallel=3)
+    orders = [np.random.default_rng(k).permutation(6).tolist() for k in range(4)]
+    best = [solve(order, least_drop=True) for order in orders]
+    assert all(found == best[0] for found in best)
+    pairs = [p for p in combinations(map(frozenset, combinations(range(6), 2)), 3) if len(frozenset().union(*p)) == 6]
+    assert max(drops[g] for g in best[0]) == min(max(drops[g] for g in p) for p in pairs)  # of all fifteen
+
+
+def test_parallel_oracle_trains_ahead():
+    networks = FakeNetworks(num_parallel=3)
+    oracle = TrainingOracle(["a", "b", "c", "d"], networks)
     oracle.train_singles()
     GroupingSearch(random_distance(4, np.random.default_rng(0)), oracle, delta=0.5).run()
-    assert len(batches[0]) == 4
-    assert max(len(b) for b in batches[1:]) == 3
+    assert len(networks.batches[0]) == 4
+    assert max(len(b) for b in networks.batches[1:]) == 3

@@ -1,12 +1,7 @@
 """The stages of GRIDS from end to end on tiny images: artefacts, resume, memo, routed inference."""
 
 import json
-import multiprocessing
-import os
-import signal
-import time
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,26 +9,25 @@ import torch
 import yaml
 from skimage import data
 
-import tgsr.methods.grids  # noqa: F401 - registers the stages
-from tests.processes import fork
 from tests.ranks import in_processes
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner, run_stage
-from tgsr.methods.grids import comparison, trainings
-from tgsr.methods.grids.oracle import OracleMemo, Trained, TrainingOracle
+from tgsr.methods.grids import trainings
+from tgsr.methods.grids.oracle import TrainingOracle
 from tgsr.methods.grids.router import Router, routed_restorers
 from tgsr.methods.grids.similarity import Similarity
 from tgsr.methods.grids.stages import load_groups
 from tgsr.methods.grids.trainings import (
     GroupTrainer,
-    Stopped,
+    GroupWork,
+    Trained,
+    group_key,
     protocol_hash,
     run_name,
-    scaled_budget,
     training_protocol,
 )
-from tgsr.utils.errors import ConfigError, DataError, UserError
+from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import append_jsonl, read_json, read_jsonl, write_json
 from tgsr.utils.image_io import save_image
 
@@ -105,15 +99,13 @@ def root(tmp_path_factory):
     return root
 
 
+def search_run(root):
+    similarity = str(root / "experiments/similarity/similarity.npz")
+    return {"type": "SearchGrouping", "similarity": similarity, "val": "images", "delta": 50.0, "processes": 1}
+
+
 def search_options(root, **changes):
-    search = {
-        "type": "SearchGrouping",
-        "similarity": str(root / "experiments/similarity/similarity.npz"),
-        "val": "images",
-        "delta": 50.0,
-        "processes": 1,
-    }
-    return options_of(root, "search", {**search, **changes})
+    return options_of(root, "search", {**search_run(root), **changes})
 
 
 def test_similarity_stage(root):
@@ -122,161 +114,132 @@ def test_similarity_stage(root):
     assert found.about["patch_px"] == 24
     assert found.about["descriptor"]["network"]["num_feat"] == 4
     assert (root / "experiments/similarity/similarity_pixels.npz").exists()
-    assert (root / "experiments/similarity/report/figures/similarity.png").exists()
+    assert (root / "results/similarity/report/figures/similarity.png").exists()
 
 
-def test_search_stage_and_its_memo(root, monkeypatch):
+def lines(path):
+    return {r["key"]: r for r in read_jsonl(path) if "key" in r}
+
+
+def never(*args, **kwargs):
+    pytest.fail("trained again")
+
+
+def test_search_stage_and_its_journal(root, monkeypatch):
     found = load_groups(root / "experiments/search/groups.json")
     assert [g["members"] for g in found["groups"]] == [sorted(NAMES)]
     assert found["num_trainings"] == 5  # three singles, the best pair, and then all in one
-    memo = read_json(root / "experiments/search/oracle.json")
-    assert {*NAMES, "+".join(sorted(NAMES))} < set(memo["trainings"])
-    assert (root / "experiments/search/report/index.html").exists()
-    monkeypatch.setattr(trainings, "train_group", lambda *a, **k: pytest.fail("trained again"))
+    assert {*NAMES, "+".join(sorted(NAMES))} < set(lines(root / "experiments/search/oracle.0.jsonl"))
+    assert (root / "results/search/report/index.html").exists()
+    monkeypatch.setattr(GroupWork, "_made", never)
     make_runner(search_options(root, delta=49.0), context()).run()
     assert load_groups(root / "experiments/search/groups.json")["delta"] == 49.0
 
 
-def test_memo_of_other_training_options_is_refused(root):
+def test_search_takes_networks_that_other_stages_trained(root, monkeypatch):
+    models = next((root / "experiments/search/models").iterdir())
+    known = {n: str(models / n / "models/net_g_latest.pth") for n in NAMES}
+    options = options_of(root, "search_known", {**search_run(root), "networks": known, "max_size": 1})
+    monkeypatch.setattr("tgsr.methods.grids.trainings.train", never)
+    make_runner(options, context()).run()
+    theirs = load_groups(root / "experiments/search/groups.json")["single_psnr"]
+    found = load_groups(root / "experiments/search_known/groups.json")["single_psnr"]
+    assert found == pytest.approx(theirs, abs=1e-4)
+    wrong = options_of(root, "search_known", {**search_run(root), "networks": {"defocus+rain": "x.pth"}})
+    with pytest.raises(ConfigError, match="no degradation 'rain'"):
+        make_runner(wrong, context()).run()
+
+
+def test_trainings_of_other_options_are_refused(root):
     options = search_options(root)
-    changed = options_of(root, "search2", {"type": "SearchGrouping", "similarity": "x", "val": "images"}, manual_seed=7)
-    with pytest.raises(DataError, match="another configuration.*seed: 0 there, 7 here"):
+    changed = options_of(root, "search2", {**search_run(root)}, manual_seed=7)
+    with pytest.raises(DataError, match=r"another sweep.*seed: 0 there, 7 here"):
         GroupTrainer(changed, context(), root / "experiments/search", val="images")
     with pytest.raises(ConfigError, match="there is no 'nothing'"):
         GroupTrainer(options, context(), root / "experiments/search", val="nothing")
 
 
-def test_failed_training_is_recorded(root, tmp_path, monkeypatch):
-    class Broken:
-        def __init__(self, *args, **kwargs):
-            raise RuntimeError("out of memory")
+def old_memo(path, options, trainings, **changes):
+    protocol = {**training_protocol(options, "images", context()), **changes}
+    data = {"schema": "tgsr.oracle", "version": 1, "config": protocol_hash(protocol), "protocol": protocol}
+    write_json(path, {**data, "trainings": {group_key(t.names): asdict(t) for t in trainings}})
 
-    monkeypatch.setattr(trainings, "Trainer", Broken)
+
+def test_memos_of_earlier_versions_are_taken_over(root, tmp_path, monkeypatch):
+    """`oracle.json` of rank 0, `oracle.1.json` of rank 1, the precision as the option file had it."""
     options = search_options(root)
+    old_memo(tmp_path / "oracle.json", options, [Trained(("defocus",), {"defocus": 30.0}, checkpoint="a.pth")])
+    failed = Trained(("ringing",), status="failed", error="killed")
+    old_memo(tmp_path / "oracle.1.json", options, [failed], precision="auto")
+    monkeypatch.setattr(GroupWork, "_made", never)
     with GroupTrainer(options, context(), tmp_path, val="images", processes=1) as trainer:
         trainer([("defocus",)])
-    entry = read_json(tmp_path / "oracle.json")["trainings"]["defocus"]
+        assert trainer.get(["defocus"]).psnr == {"defocus": 30.0}
+        assert trainer.get(["ringing"]).error == "killed"
+    old_memo(tmp_path / "other/oracle.json", options, [failed], seed=7)
+    with pytest.raises(DataError, match=r"another configuration \(seed: 7 there, 0 here"):
+        GroupTrainer(options, context(), tmp_path / "other", val="images")
+
+
+def test_failed_training_is_recorded(root, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trainings, "train", broken)
+    with GroupTrainer(search_options(root), context(), tmp_path, val="images", processes=1) as trainer:
+        trainer([("defocus",)])
+    entry = lines(tmp_path / "oracle.0.jsonl")["defocus"]
     assert entry["status"] == "failed"
     assert "out of memory" in entry["error"]
 
 
 def _rank(ctx, options, folder):
-    """One of two ranks: retries a failed training, trains the rest, and is then asked to stop."""
-    rank = ctx.rank
+    """One of two ranks: retries a failed training and trains the rest."""
 
-    def train(options, context, root, names, *, val, metric):
-        assert context.world_size == 1
-        append_jsonl(folder / f"calls.{rank}.jsonl", names)
-        time.sleep(0.2 * rank if len(names) == 1 else 0.4)
-        return None if context.stop_requested else Trained(names, dict.fromkeys(names, 30.0 - len(names)))
+    def made(self, names, context):
+        append_jsonl(folder / f"calls.{ctx.rank}.jsonl", names)
+        return {"psnr": dict.fromkeys(names, 30.0 - len(names)), "status": "ok", "checkpoint": "x.pth"}
 
-    trainings.train_group, trainings.SECONDS_BETWEEN_LOOKS = train, 0.01
-    time.sleep(0.3 * rank)  # rank 1 may find what rank 0 has begun
-    trainer = GroupTrainer(options, ctx, folder, val="images", processes=1)
-    oracle = TrainingOracle(NAMES, trainer.memo, trainer, num_parallel=trainer.num_parallel, retry_failed=True)
-    oracle.prepare([(0, 1)])
-    found = {"singles": oracle.train_singles(), "drop": oracle((0, 1)), "parallel": oracle.num_parallel}
-    write_json(folder / f"found.{rank}.json", found)
-    ctx.stop_requested = True
-    with pytest.raises(Stopped):
-        trainer([("gaussian_noise", "ringing"), ("defocus", "gaussian_noise")])
+    GroupWork._made = made
+    with GroupTrainer(options, ctx, folder, val="images", processes=1) as trainer:
+        oracle = TrainingOracle(NAMES, trainer, retry_failed=True)
+        oracle.prepare([(0, 1)])
+        return {"singles": oracle.train_singles(), "drop": oracle((0, 1)), "parallel": trainer.num_parallel}
 
 
 def test_two_ranks_share_and_retry_trainings(root, tmp_path):
-    """Rank 1 failed last time: it is trained once more, by rank 0, and both ranks wait for the new result."""
+    """Rank 1 failed last time: it is trained once more, and both ranks know the new result."""
     options = search_options(root)
-    protocol = training_protocol(options, "images")
-    before = OracleMemo(tmp_path / "oracle.json", config=protocol_hash(protocol), writer=1)
-    before.add(Trained(("defocus", "ringing"), status="failed", error="killed"))
-    in_processes(2, _rank, options, tmp_path)
-    found = [read_json(tmp_path / f"found.{k}.json") for k in (0, 1)]
+    old_memo(tmp_path / "oracle.1.json", options, [Trained(("defocus", "ringing"), status="failed", error="killed")])
+    found = in_processes(2, _rank, options, tmp_path)
     assert found[0] == found[1] == {"singles": dict.fromkeys(NAMES, 29.0), "drop": 1.0, "parallel": 2}
-    calls = [tuple(names) for k in (0, 1) for names in read_jsonl(tmp_path / f"calls.{k}.jsonl")]
-    assert calls.count(("defocus", "ringing")) == 1
-    assert sorted(c for c in calls if len(c) == 1) == sorted((n,) for n in NAMES)
-    again = OracleMemo(tmp_path / "oracle.json", config=protocol_hash(protocol))
-    assert again.get(("defocus", "ringing")).status == "ok"  # though oracle.1.json is read later
-    assert again.get(("defocus", "ringing")).attempt == 2
+    done = [r for k in (0, 1) for r in read_jsonl(tmp_path / f"oracle.{k}.jsonl") if "key" in r]
+    assert [r["attempt"] for r in done if r["key"] == "defocus+ringing"] == [1, 2] or len(done) == 5
+    newest = max((r for r in done if r["key"] == "defocus+ringing"), key=lambda r: r.get("attempt", 1))
+    assert (newest["status"], newest["attempt"]) == ("ok", 2)
 
 
 def test_weights_of_another_configuration_are_not_resumed(root, tmp_path):
-    """The memo is lost or was never written, the checkpoints are still there."""
-    options = search_options(root)
-    search = {"type": "SearchGrouping", "similarity": "x", "val": "images"}
-    wider = options_of(root, "search", search, network_g={"type": "SRResNetSameSize", "num_feat": 6, "num_block": 1})
-    for changed in (options, wider):
+    """The journal is lost or was never written, the checkpoints are still there."""
+    wider = options_of(
+        root, "search", search_run(root), network_g={"type": "SRResNetSameSize", "num_feat": 6, "num_block": 1}
+    )
+    for changed in (search_options(root), wider):
         with GroupTrainer(changed, context(), tmp_path, val="images", processes=1) as trainer:
             trainer([("defocus",)])
-            assert trainer.memo.get(("defocus",)).status == "ok"
-        (tmp_path / "oracle.json").unlink()
+            assert trainer.get(("defocus",)).status == "ok"
+        (tmp_path / "oracle.0.jsonl").unlink()
     assert len(list(tmp_path.glob("models/*/defocus/models/net_g_latest.pth"))) == 2
 
 
-USER_FILE = """
-from tgsr.metrics.base import METRICS
-from tgsr.metrics.psnr_ssim import PSNR
-
-@METRICS.register()
-class UsersOwnPSNR(PSNR):
-    pass
-"""
-
-
 @pytest.mark.slow  # fresh processes import torch
-def test_processes_know_the_users_files_and_say_when_one_is_killed(root, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(USER_FILE)
-    metric = {"type": "UsersOwnPSNR", "color": "rgb", "crop_border": 0}
-    search = {"type": "SearchGrouping", "similarity": "x", "val": "images"}
-    options = options_of(
-        root, "user", search, import_modules=[str(tmp_path / "mine.py")], val={"metrics": {"psnr": metric}}
-    )
-    with GroupTrainer(options, context(), tmp_path, val="images", processes=2) as trainer:
-        trainer([("defocus",), ("ringing",)])
-        assert {t.status for t in trainer.memo.trainings} == {"ok"}
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(UserError, match="fewer processes.*finished trainings are kept"):
-            trainer([("gaussian_noise",), ("defocus", "ringing")])
-    assert len(read_json(tmp_path / "oracle.json")["trainings"]) == 2
-
-
-def _say_pid_and_wait(folder):
-    (folder / "pid").write_text(str(os.getpid()))
-    time.sleep(120)
-
-
-def _parent_of_a_worker(folder):
-    with ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("fork"), initializer=trainings._start_worker, initargs=(1, [], [])
-    ) as pool:
-        pool.submit(_say_pid_and_wait, folder).result()
-
-
-def test_a_worker_leaves_when_its_parent_is_killed(tmp_path):
-    """A second writer in the folder of a resumed training would spoil it."""
-    parent = fork(_parent_of_a_worker, tmp_path)
-    pid = tmp_path / "pid"
-    wait_until(lambda: pid.exists() and pid.read_text() != "", "the worker begins", seconds=90)
-    worker = Path(f"/proc/{pid.read_text()}")
-    parent.kill()
-    parent.join()
-    wait_until(lambda: not worker.exists() or "Z" in (worker / "stat").read_text().split()[2], "the worker leaves")
-
-
-def wait_until(is_so, what, *, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-
-
 def test_processes_train_the_same_weights(root, tmp_path):
     options = search_options(root)
     with GroupTrainer(options, context(), tmp_path, val="images", processes=2) as trainer:
         trainer([("defocus",), ("ringing",)])
-        there = {n: trainer.memo.get((n,)).psnr[n] for n in ("defocus", "ringing")}
-    memo = read_json(root / "experiments/search/oracle.json")["trainings"]
-    assert there == {n: memo[n]["psnr"][n] for n in there}
+        there = {n: trainer.get((n,)).psnr[n] for n in ("defocus", "ringing")}
+    known = lines(root / "experiments/search/oracle.0.jsonl")
+    assert there == {n: known[n]["psnr"][n] for n in there}
 
 
 def test_compare_stage_resumes(root, monkeypatch):
@@ -299,9 +262,10 @@ def test_compare_stage_resumes(root, monkeypatch):
     assert by_arm["mixed", 0]["samples_per_task"]["defocus"] == 2
     assert by_arm["mixed", 0]["psnr"] == by_arm["grouped", 0]["psnr"]  # one group of all: the same network
     assert not (root / "experiments/compare/seed_0/models").exists()  # all taken over from the search
-    monkeypatch.setattr(trainings, "train_group", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(GroupWork, "_made", never)
+    monkeypatch.setattr("tgsr.study.measure._values", never)
     make_runner(options_of(root, "compare", run), context()).run()
-    assert len(list(read_jsonl(root / "experiments/compare/measured.jsonl"))) == 5
+    assert read_json(root / "experiments/compare/comparison.json") == content
 
 
 def _compare_on_rank(ctx, options):
@@ -319,20 +283,19 @@ def test_two_ranks_compare_as_one_does(root, tmp_path):
     found = [read_json(root / f"experiments/compare_{name}/comparison.json") for name in ("alone", "shared")]
     assert [(r["arm"], r["groups"]) for r in found[0]["runs"]] == [(r["arm"], r["groups"]) for r in found[1]["runs"]]
     for one, two in zip(found[0]["runs"], found[1]["runs"], strict=True):
-        assert two["psnr"] == pytest.approx(one["psnr"], abs=1e-9)
-    assert len(list(read_jsonl(root / "experiments/compare_shared/measured.jsonl"))) == 3
+        assert two["psnr"] == pytest.approx(one["psnr"], abs=1e-3)  # gradients are summed in another order
 
 
-def test_compare_stage_measures_other_groups_and_configurations_anew(root, monkeypatch):
-    """Records of another grouping or another budget neither count as done nor appear among the runs."""
+def test_compare_stage_trains_what_other_groups_and_budgets_need_and_no_more(root, monkeypatch):
+    """The mix is one network whatever the groups; records of other groups do not appear among the runs."""
     calls = []
+    weights = next(root.glob("experiments/search/models/*/defocus/models/net_g_latest.pth"))
 
-    def train(options, context, folder, names, *, val, metric):
+    def made(self, names, context):
         calls.append(names)
-        return Trained(names, dict.fromkeys(names, 30.0), checkpoint="x.pth")
+        return {"psnr": dict.fromkeys(names, 30.0), "status": "ok", "checkpoint": str(weights)}
 
-    monkeypatch.setattr(trainings, "train_group", train)
-    monkeypatch.setattr(comparison, "checkpoint_restorer", lambda *a: lambda lq: lq)
+    monkeypatch.setattr(GroupWork, "_made", made)
     run = {"type": "CompareGrouping", "val": "images", "test": "images", "seeds": [0], "processes": 1}
     first, second = [NAMES[:2], NAMES[2:]], [NAMES[:1], NAMES[1:]]
 
@@ -346,16 +309,35 @@ def test_compare_stage_measures_other_groups_and_configurations_anew(root, monke
     assert len(calls) == 3
     by_arm = {r["arm"]: r["groups"] for r in compare(second)}
     assert by_arm["grouped"] == [sorted(g) for g in second]
-    assert len(calls) == 2  # the mixed network is the same, and has been measured
-    assert {r["arm"]: r["groups"] for r in compare(first[::-1])}["grouped"] == [sorted(g) for g in first]
-    assert not calls
-    (root / "experiments/regrouped/seed_0").rename(root / "experiments/regrouped/before")
-    assert len(compare([NAMES], ["mixed", "mixed_long", "grouped"])) == 3
-    assert len(calls) == 1  # with one group all three are the same network
-    (root / "experiments/regrouped/seed_0").rename(root / "experiments/regrouped/one_group")
-    longer = {**base(root)["train"], "total_iter": 4}
-    assert [(r["arm"], r["iterations"]) for r in compare(first, ["grouped"], train=longer)] == [("grouped", 4)]
     assert len(calls) == 2
+    compare(first[::-1])
+    assert not calls
+    long = {r["arm"]: r["iterations"] for r in compare(first, ["mixed", "mixed_long", "grouped"])}
+    assert long == {"mixed": 3, "grouped": 3, "mixed_long": 6}
+    assert len(calls) == 1
+    with pytest.raises(ConfigError, match="no arm 'groped'.*known: single"):
+        compare(first, ["groped"])
+    with pytest.raises(ConfigError, match="random_passed needs the arm single"):
+        compare(first, ["random_passed"])
+
+
+def test_random_groups_that_fail_are_drawn_anew_until_they_pass(root, monkeypatch):
+    """Only {defocus, ringing} keeps within the search's delta of 50."""
+
+    def made(self, names, context):
+        psnr = -50.0 if len(names) == 2 and "gaussian_noise" in names else 30.0
+        weights = next(root.glob("experiments/search/models/*/defocus/models/net_g_latest.pth"))
+        return {"psnr": dict.fromkeys(names, psnr), "status": "ok", "checkpoint": str(weights)}
+
+    monkeypatch.setattr(GroupWork, "_made", made)
+    groups = {**read_json(root / "experiments/search/groups.json"), "delta": 50.0}
+    groups["groups"] = [{"members": ["gaussian_noise", "ringing"]}, {"members": ["defocus"]}]
+    write_json(root / "pairs/groups.json", groups)
+    run = {"type": "CompareGrouping", "groups": str(root / "pairs/groups.json"), "val": "images", "test": "images"}
+    run |= {"seeds": [0], "processes": 1, "arms": ["single", "random_passed"]}
+    make_runner(options_of(root, "passed", run), context()).run()
+    found = {r["arm"]: r for r in read_json(root / "experiments/passed/comparison.json")["runs"]}
+    assert sorted(map(sorted, found["random_passed"]["groups"])) == [["defocus", "ringing"], ["gaussian_noise"]]
 
 
 def test_router_stage_and_inference(root):
@@ -372,6 +354,7 @@ def test_router_stage_and_inference(root):
         "num_prediction": 1,
         "photos": "photos",
         "unknown": ["haze"],
+        "clean": True,
     }
     options = options_of(root, "router", run)
     make_runner(options, context()).run()
@@ -393,14 +376,21 @@ def test_router_stage_and_inference(root):
     assert picked == again == 1
     assert {"name", "confidence", "divergence", "is_ood"} <= set(words)
     json.dumps(words)
+    assert 0 <= content["rules"]["divergence"]["auroc"]["haze"] <= 1
+    assert content["rules"]["discriminant"]["clean_kept"] is not None
+    with_keep = routed_restorers(root / "experiments/router/router.json", never, on_unknown="keep")
+    flat = np.full((40, 40, 3), 51, np.uint8)  # constant: like nothing that is known
+    kept, words = with_keep(flat)
+    assert words["is_kept"]
+    assert np.allclose(kept(flat)[0], 0.2)
+    assert kept.size_of(flat) == (40, 40)
+    without = options_of(root, "router_plain", {**run, "clean": False, "num_prediction": 0, "photos": None})
+    make_runner(without, context()).run()
+    with pytest.raises(ConfigError, match="no clean class"):
+        routed_restorers(root / "experiments/router_plain/router.json", never, on_unknown="keep")
 
 
-def test_budget_and_names(root):
-    options = search_options(root)
-    longer = scaled_budget(options, 4)
-    assert longer.train.total_iter == 12
-    assert longer.train.scheduler.kwargs["T_max"] == 12
-    assert training_protocol(longer, "images") != training_protocol(options, "images")
+def test_names_of_runs():
     assert run_name(["ringing", "defocus"]) == "defocus+ringing"
     assert run_name(["a", "b", "c"]) == run_name(["c", "a", "b"])
     assert len(run_name([f"degradation_{i}" for i in range(11)])) < 20
@@ -420,7 +410,7 @@ def test_group_drops_stage(root):
     run["groups"] = [["ringing", "defocus"], NAMES]
     make_runner(options_of(root, "drops", run), context()).run()
     content = read_json(root / "experiments/drops/group_drops.json")
-    memo = read_json(root / "experiments/drops/oracle.json")["trainings"]
+    memo = lines(root / "experiments/drops/oracle.0.jsonl")
     assert len(memo) == 5
     pair = content["groups"][0]
     similarity = Similarity.load(files["descriptor"])
@@ -428,6 +418,6 @@ def test_group_drops_stage(root):
     assert pair["drops"]["ringing"] == pytest.approx(
         memo["ringing"]["psnr"]["ringing"] - memo["defocus+ringing"]["psnr"]["ringing"]
     )
-    assert (root / "experiments/drops/report/index.html").exists()
+    assert (root / "results/drops/report/index.html").exists()
     with pytest.raises(ConfigError, match="haze"):
         make_runner(options_of(root, "drops", {**run, "groups": [["haze", "defocus"]]}), context()).run()

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tgsr.config.spec import Kind, Spec
+from tgsr.engine.network_files import load_network
 from tgsr.losses.perceptual import VGG, VGGFeatures, vgg_layer_names
+from tgsr.models.precision import Mode, Precision, resolve_precision
 from tgsr.models.weights import load_into
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.registry import Registry, did_you_mean
@@ -59,14 +61,14 @@ class LayerDescriptor(Descriptor):
         precision: autocast type on a forward pass.
     """
 
-    def __init__(self, net: nn.Module, layer: str, *, precision: str = "fp32") -> None:
+    def __init__(self, net: nn.Module, layer: str, *, precision: Mode = "fp32") -> None:
         modules = dict(net.named_modules())
         if layer not in modules:
             raise ConfigError(
                 f"{type(net).__name__} has no layer '{layer}'", remedy=did_you_mean(layer, [m for m in modules if m])
             )
         self.net, self.layer = net.eval().requires_grad_(False), layer
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.precision = precision
         self._module = modules[layer]
         self._caught: torch.Tensor | None = None
 
@@ -76,8 +78,7 @@ class LayerDescriptor(Descriptor):
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        enabled = self.dtype != torch.float32
-        autocast = torch.autocast(images.device.type, dtype=self.dtype, enabled=enabled)
+        autocast = Precision(resolve_precision(self.precision, images.device), images.device).autocast()
         hook = self._module.register_forward_hook(self._catch)
         try:
             with autocast, contextlib.suppress(_LayerReached):
@@ -104,32 +105,38 @@ class NetworkDescriptor(LayerDescriptor):
     """Deep degradation representation of a super-resolution network (section 4.1).
 
     Args:
-        network: the network, e.g. `{type: MSRResNet, upscale: 4}`.
+        network: the network, e.g. `{type: MSRResNet, upscale: 4}`; None: as the weights show.
         layer: its layer; `body` is the output of the last residual block.
         weights: file of trained weights; None: untrained, drawn from `seed` (a baseline).
         param_key: see `path.param_key_g`.
-        precision: `fp32`, `bf16` or `fp16`.
+        precision: `fp32`, `bf16`, `fp16` or `auto`: bf16 where the device is fast at it.
         seed: of untrained weights.
     """
 
     def __init__(
         self,
         *,
-        network: NetworkSpec,
+        network: NetworkSpec | None = None,
         layer: str = "body",
         weights: Path | None = None,
         param_key: str = "auto",
-        precision: str = "fp32",
+        precision: Mode = "fp32",
         seed: int = 0,
     ) -> None:
+        if network is None and weights is None:
+            problem = "a descriptor needs a network, weights that show one, or both"
+            raise ConfigError(problem, remedy="give network: {type: ...} or weights: FILE")
         torch.manual_seed(seed63(seed, "descriptor-init"))
-        net = network.build()
-        if weights is not None:
-            load_into(net, weights, strict=True, key=param_key)
+        if network is None:
+            net, _ = load_network(Path(weights), torch.device("cpu"), key=None if param_key == "auto" else param_key)
+        else:
+            net = network.build()
+            if weights is not None:
+                load_into(net, weights, strict=True, key=param_key)
         super().__init__(net, layer, precision=precision)
         self._json = {
             "type": "network",
-            "network": network.to_json(),
+            "network": None if network is None else network.to_json(),
             "layer": layer,
             "weights": None if weights is None else str(weights),
             "param_key": param_key,
@@ -220,10 +227,10 @@ def descriptor_from_json(data: dict[str, Any], *, base: Path | None = None) -> D
     """
     arguments = dict(data)
     kind = arguments.pop("type")
-    if "network" in arguments:
+    if arguments.get("weights"):
+        path = Path(arguments["weights"])
+        arguments["weights"] = base / path if base is not None and (base / path).exists() else path
+    if arguments.get("network"):
         network = dict(arguments["network"])
         arguments["network"] = Spec(_ARCH_KIND, network.pop("type"), network)
-        if arguments.get("weights"):
-            path = Path(arguments["weights"])
-            arguments["weights"] = base / path if base is not None and (base / path).exists() else path
     return DESCRIPTORS.get(kind)(**arguments)

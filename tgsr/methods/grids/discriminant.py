@@ -7,7 +7,7 @@ carry less content, and a discriminant learns from reference images which of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ class Discriminant:
         temperature: divides the log posteriors; fitted on images left out.
         distances: sorted squared Mahalanobis distances of reference images to their nearest class, each from a fit
             without them: the scale of the out-of-distribution score.
+        own: (N, 2) class of each reference image and its distance to that class, from a fit without it; empty in files
+            of earlier versions.
     """
 
     shift: np.ndarray
@@ -58,6 +60,7 @@ class Discriminant:
     precision: np.ndarray
     temperature: float
     distances: np.ndarray
+    own: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
 
     def distances_to(self, statistics: np.ndarray) -> np.ndarray:
         """(N, K) squared Mahalanobis distances of (N, D) statistics to every class."""
@@ -74,11 +77,25 @@ class Discriminant:
         above = len(self.distances) - np.searchsorted(self.distances, distance)
         return float((above + 1) / (len(self.distances) + 1))
 
+    def p_values(self, distances: np.ndarray) -> np.ndarray:
+        """(K,) for each class, the share of its own reference images, left out of the fit, that are at least as far
+        from it. The largest one tells a known image from an unknown: at most a share of q of the known ones of every
+        class has it below q (where there are at least 1 / q reference images).
+
+        Args:
+            distances: (K,) squared distances of one image.
+        """
+        found = np.empty(len(distances))
+        for k, distance in enumerate(distances):
+            null = self.own[self.own[:, 0] == k, 1]
+            found[k] = (np.sum(null >= distance) + 1) / (len(null) + 1)
+        return found
+
     def arrays(self) -> dict[str, np.ndarray]:
         """For `router.npz`."""
         return {
             "shift": self.shift, "scale": self.scale, "means": self.means, "precision": self.precision,
-            "temperature": np.array(self.temperature), "distances": self.distances,
+            "temperature": np.array(self.temperature), "distances": self.distances, "own": self.own,
         }  # fmt: skip
 
     @staticmethod
@@ -128,6 +145,7 @@ def fit_discriminant(
         whole.shift, whole.scale, whole.means, whole.precision,
         temperature=_temperature(-left_out / 2, labels),
         distances=np.sort(left_out.min(axis=1)),
+        own=np.stack([labels, left_out[np.arange(len(labels)), labels]], axis=1),
     )  # fmt: skip
 
 

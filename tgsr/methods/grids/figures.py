@@ -19,6 +19,7 @@ from tgsr.methods.grids.similarity import Similarity
 from tgsr.report.builder import Report
 from tgsr.report.plots import grouped_bars, heat_map, scatter, spearman
 from tgsr.report.tables import Column, Number, Row, Table, aggregate
+from tgsr.study.printed import find_table
 from tgsr.utils.errors import DataError
 
 SHORT = {
@@ -32,6 +33,7 @@ ARM_LABELS = {
     "mixed_long": "mixed, iterations of all groups together",
     "grouped": "grouped by similarity",
     "random": "random groups of the same sizes",
+    "random_passed": "random groups that pass the same delta",
 }
 
 
@@ -43,6 +45,11 @@ def short(name: str) -> str:
 def joined(names: Sequence[str]) -> str:
     """`{GBlur, Motion}`."""
     return "{" + ", ".join(short(n) for n in names) + "}"
+
+
+def members_of(label: str) -> tuple[str, ...]:
+    """Degradations of a row of the printed Table 2, `2 near: ringing, rl, defocus`."""
+    return tuple(name.strip() for name in label.split(":")[1].split(","))
 
 
 def order_table(measured: Mapping[str, Similarity]) -> Table:
@@ -131,6 +138,18 @@ def drops_report(content: Mapping[str, Any]) -> Report:
         rows.append(Row(label, cells, is_ranked=False))
     note = "Drops against single-task networks, small = good; the paper's networks are Restormers of 600k iterations."
     report.add_table("drops", Table(columns, rows, caption=note, row_head="Experiment"))
+    if content.get("paper"):
+        table = find_table(content["paper"])
+        report.section(table.title).add_table("table", table.beside(beside_printed(content), caption=note))
+        report.add_text("\n".join(f"- {note}" for note in table.notes))
+    report.section("Members")
+    for number, group in enumerate(content["groups"]):
+        if group["drops"]:
+            labels = [short(n) for n in group["drops"]]
+            single = [content["single_psnr"][n] for n in group["drops"]]
+            mixed = [group["psnr"].get(n, s - d) for (n, d), s in zip(group["drops"].items(), single, strict=True)]
+            figure = grouped_bars(labels, {"single-task": single, "mix-training": mixed}, y_label="PSNR, dB")
+            report.add_plot(f"group_{number}", figure, caption=f"{joined(group['members'])} (Fig. 2).")
     for name in names:
         if len(points) > 1:
             figure = scatter(
@@ -139,6 +158,25 @@ def drops_report(content: Mapping[str, Any]) -> Report:
             )  # fmt: skip
             report.add_plot(f"drop_{name}", figure, caption=f"Does the distance by {name} predict the drop?")
     return report
+
+
+def beside_printed(content: Mapping[str, Any]) -> dict[str, dict[str, Number]]:
+    """Rows of the printed table -> what was measured in its columns: means over the group, as in print."""
+    by_group = {frozenset(g["members"]): g for g in content["groups"]}
+    found = {}
+    for row in TABLE2:
+        group = by_group.get(frozenset(row.group))
+        if group is None or not group["drops"]:
+            continue
+        single = float(np.mean([content["single_psnr"][n] for n in group["members"]]))
+        drop = float(np.mean(list(group["drops"].values())))
+        values = {"single": single, "mixed": single - drop, "difference": -drop}
+        if row.descriptor in group["distances"]:
+            values["distance"] = group["distances"][row.descriptor]
+        label = f"{row.experiment} {'near' if row.is_near else 'far'}: {', '.join(row.group)}"
+        found[label] = {k: Number(v) for k, v in values.items()}
+    table = find_table(content["paper"])
+    return {label: cells for label, cells in found.items() if label in table.rows}
 
 
 def grouping_report(content: Mapping[str, Any]) -> Report:
@@ -248,9 +286,7 @@ def comparison_report(content: Mapping[str, Any]) -> Report:
                 means = [float(np.mean(values[n])) - float(np.mean(upper[n])) for n in content["degradations"]]
                 series[ARM_LABELS[arm]] = means
         if series:
-            figure = grouped_bars(
-                [short(n) for n in content["degradations"]], series, y_label="dB against single-task"
-            )
+            figure = grouped_bars([short(n) for n in content["degradations"]], series, y_label="dB against single-task")
             report.add_plot("drop", figure, caption="Drop against the single-task networks (Fig. 2).")
     return report
 
@@ -269,25 +305,41 @@ def routing_report(content: Mapping[str, Any], strips: Mapping[str, bytes]) -> R
     report.add_table("accuracy", Table(columns, rows, caption=note, row_head="Rule"))
     labels = [short(n) for n in content["degradations"]]
     for rule, entry in content["rules"].items():
+        groups = [joined(g) for g in content["groups"]]
+        clean = ["clean"] * (len(entry["confusion"][0]) - len(groups))
         figure = heat_map(
-            np.array(entry["confusion"]), row_labels=labels, column_labels=[joined(g) for g in content["groups"]],
+            np.array(entry["confusion"]), row_labels=labels, column_labels=[*groups, *clean],
             title=rule, value_label="share", row_axis="true degradation", column_axis="chosen group",
         )  # fmt: skip
         report.add_plot(f"confusion_{rule}", figure, caption=f"Chosen groups, rule {rule}.")
-    unknown = {d for entry in content["rules"].values() for d in entry["unknown_flagged"]}
-    if unknown:
-        columns = [Column(d, d, digits=0) for d in sorted(unknown)]
-        rows = [
-            Row(rule, {d: Number(100 * v) for d, v in entry["unknown_flagged"].items()}, is_ranked=False)
-            for rule, entry in content["rules"].items()
-        ]
-        report.add_table("unknown", Table(columns, rows, caption="Share flagged as unknown, %.", row_head="Rule"))
+    _add_unknown(report, content)
     _add_prediction(report, content)
     if strips:
         report.section("Real photographs")
         for name, png in strips.items():
             report.add_strip(f"photo_{name}", png, caption=name)
     return report
+
+
+def _add_unknown(report: Report, content: Mapping[str, Any]) -> None:
+    """Flags and AUROC of unknown degradations, and what becomes of clean images."""
+    rules = content["rules"]
+    unknown = sorted({d for entry in rules.values() for d in entry["unknown_flagged"]})
+    for name, key, scale, caption in (
+        ("unknown", "unknown_flagged", 100, "Share flagged as unknown, %."),
+        ("auroc", "auroc", 1, "Known against unknown images: area under the ROC curve; 0.5 is chance."),
+    ):
+        columns = [Column(d, d, digits=0 if scale > 1 else 2) for d in unknown]
+        rows = [
+            Row(rule, {d: Number(scale * v) for d, v in entry.get(key, {}).items()}, is_ranked=False)
+            for rule, entry in rules.items()
+        ]
+        if unknown and any(row.cells for row in rows):
+            report.add_table(name, Table(columns, rows, caption=caption, row_head="Rule"))
+    for rule, entry in rules.items():
+        if entry.get("clean_kept") is not None:
+            kept = 100 * entry["clean_kept"], 100 * entry["known_kept"]
+            report.add_text(f"{rule}: left alone are {kept[0]:.0f} % of clean and {kept[1]:.1f} % of degraded images.")
 
 
 def _add_prediction(report: Report, content: Mapping[str, Any]) -> None:

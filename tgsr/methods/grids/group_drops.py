@@ -1,84 +1,125 @@
-"""Stage behind Table 2: trains given groups and sets what they lose beside how far apart their degradations are."""
+"""Stage behind Table 2 and Fig. 2: what given groups lose, beside how far apart their degradations are."""
 
 from __future__ import annotations
 
 import logging
-import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import PositiveInt
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
 from tgsr.methods.grids import figures
 from tgsr.methods.grids.oracle import TrainingOracle
 from tgsr.methods.grids.paper_values import TABLE2
 from tgsr.methods.grids.similarity import Similarity
-from tgsr.methods.grids.trainings import GroupTrainer, all_tasks, stoppable
+from tgsr.methods.grids.stages import trainings_units
+from tgsr.methods.grids.trainings import GroupTrainer, all_tasks, group_key
+from tgsr.report.builder import Report
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.printed import find_table
+from tgsr.study.stage import Stage
 from tgsr.utils.errors import ConfigError, UserError
-from tgsr.utils.files import write_json
 
 logger = logging.getLogger("tgsr")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupDrops(Artefact):
+    """A `group_drops.json`.
+
+    Attributes:
+        groups: `{members, drops, distances, psnr}` of each.
+        single_psnr: degradation -> PSNR of its single-task network.
+        protocol: of the trainings.
+        paper: printed table that stands beside, `NAME/NUMBER`.
+    """
+
+    schema: ClassVar[str] = "tgsr.grids_group_drops"
+    made_by: ClassVar[str] = "MeasureGroupDrops"
+
+    groups: Sequence[Mapping[str, Any]]
+    single_psnr: Mapping[str, float]
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    paper: str | None = None
+
+
 @RUNNERS.register()
-class MeasureGroupDrops(Runner):
-    """Table 2 -> `group_drops.json`, `oracle.json`: one network for each given group, its drops beside distances.
+class MeasureGroupDrops(Stage):
+    """Table 2 and Fig. 2 -> `group_drops.json`: one network for each given group, its drops beside distances.
 
     `train`, `network_g` and `datasets.train` are the budget of every training, as in `SearchGrouping`; first one for
-    each degradation, then one for each group. Started again, it goes on.
+    each degradation, then one for each group, kept in `oracle.jsonl`. Started again, it goes on.
 
     Args:
+        val: set under `datasets.val` that performance is measured on.
         similarity: name of a descriptor -> its `similarity*.npz`; the names `descriptor`, `vgg` and `sift` are those
             of the paper's experiments.
-        val: set under `datasets.val` that performance is measured on.
-        groups: groups of degradations; None: those of Table 2 whose degradations the run has.
+        groups: groups of degradations; None: those of the printed table, without one those of Table 2, whose
+            degradations the run has.
+        paper: `grids/2a`, `grids/2b` or `grids/2c`: the printed table that stands beside.
+        networks: group (`a+b`) -> weights that other stages have trained with the same options: not trained again.
         retry_failed: train again what failed before.
         processes: see `SearchGrouping`.
     """
+
+    product = "group_drops.json"
 
     def __init__(
         self,
         *,
         options: Options,
         context: Context,
-        similarity: dict[str, Path],
         val: str,
+        similarity: dict[str, Path] | None = None,
         groups: list[list[str]] | None = None,
+        paper: str | None = None,
+        networks: dict[str, Path] | None = None,
         retry_failed: bool = False,
         processes: PositiveInt | None = None,
     ) -> None:
         super().__init__(options=options, context=context)
-        self.similarity, self.val, self.groups = dict(similarity), val, groups
-        self.retry_failed, self.processes = retry_failed, processes
+        self.similarity, self.val, self.groups = dict(similarity or {}), val, groups
+        self.networks, self.retry_failed, self.processes = networks, retry_failed, processes
+        self.paper = paper
+        self.rows = {} if paper is None else {label: figures.members_of(label) for label in find_table(paper).rows}
 
-    def run(self) -> None:
+    def units(self) -> tuple[float, str]:
+        names = {group_key(g) for g in self._groups(all_tasks(self.options).names)}
+        return trainings_units(self.options, len(names)) if not self.networks else (len(names), "groups")
+
+    def work(self) -> None:
         names = all_tasks(self.options).names
         groups = self._groups(names)
         measured = {name: Similarity.load(path) for name, path in self.similarity.items()}
-        trainer = GroupTrainer(self.options, self.context, self.folder, val=self.val, processes=self.processes)
-        with stoppable(self.context), trainer:
-            used = [n for n in names if any(n in g for g in groups)]
-            oracle = TrainingOracle(
-                used, trainer.memo, trainer, num_parallel=max(2, len(groups)), retry_failed=self.retry_failed
-            )  # all are wanted, so all are given to the trainer at once
+        used = [n for n in names if any(n in g for g in groups)]
+        places = [tuple(map(used.index, g)) for g in groups]
+        trainer = GroupTrainer(
+            self.options, self.context, self.folder, val=self.val, processes=self.processes, known=self.networks
+        )
+        with trainer:
+            oracle = TrainingOracle(used, trainer, retry_failed=self.retry_failed)
             singles = oracle.train_singles()
-            places = [tuple(map(used.index, g)) for g in groups]
-            oracle.prepare(places)
-            failed = [g for g, place in zip(groups, places, strict=True) if math.isinf(oracle(place))]
-            if self.context.is_main:
-                self._write(groups, singles, measured, oracle)
-            if failed:
-                raise UserError(
-                    f"{len(failed)} trainings failed: {', '.join('+'.join(g) for g in failed)}",
-                    place=str(trainer.memo.path), remedy="start again with retry_failed: true; the others are kept",
-                )  # fmt: skip
+            oracle.ensure(places)
+        if self.context.is_main:
+            found = [self._entry(g, singles, measured, trainer) for g in groups]
+            GroupDrops(
+                groups=found, single_psnr=singles, protocol=trainer.protocol, paper=self.paper, **stamp(self.options)
+            ).save(self.folder / self.product)
+        failed = [t.names for t in map(trainer.get, groups) if t is not None and t.status != "ok"]
+        if failed:
+            raise UserError(
+                f"{len(failed)} trainings failed: {', '.join(map(group_key, failed))}",
+                place=str(trainer.journal.path), remedy="start again with retry_failed: true; the others are kept",
+            )  # fmt: skip
 
     def _groups(self, names: list[str]) -> list[tuple[str, ...]]:
         if self.groups is None:
-            return [row.group for row in TABLE2 if set(row.group) <= set(names)]
+            known = list(self.rows.values()) or [row.group for row in TABLE2]
+            return [g for g in known if set(g) <= set(names)]
         unknown = sorted({n for g in self.groups for n in g} - set(names))
         if unknown:
             raise ConfigError(
@@ -87,28 +128,22 @@ class MeasureGroupDrops(Runner):
             )  # fmt: skip
         return [tuple(g) for g in self.groups]
 
-    def _write(
+    def _entry(
         self,
-        groups: list[tuple[str, ...]],
-        singles: dict[str, float],
-        measured: dict[str, Similarity],
-        oracle: TrainingOracle,
-    ) -> None:
-        rows: list[dict[str, Any]] = []
-        for group in groups:
-            trained = oracle.memo.get(group)
-            drops = {n: singles[n] - trained.psnr[n] for n in group} if trained.status == "ok" else {}
-            distances = {k: s.mean_distance(group) for k, s in measured.items()}
-            rows.append({"members": list(group), "drops": drops, "distances": distances})
-        content = {
-            "schema": "tgsr.grids_group_drops",
-            "version": 1,
-            "options": options_hash(self.options),
-            "seed": self.options.manual_seed,
-            "single_psnr": singles,
-            "groups": rows,
-            "protocol": oracle.memo.protocol,
-        }
-        write_json(self.folder / "group_drops.json", content)
-        page = figures.drops_report(content).write(self.folder / "report")
-        logger.info("report: %s", page)
+        group: tuple[str, ...],
+        singles: Mapping[str, float],
+        measured: Mapping[str, Similarity],
+        trainer: GroupTrainer,
+    ) -> dict[str, Any]:
+        trained = trainer.get(group)
+        psnr = dict(trained.psnr) if trained is not None else {}
+        drops = {n: singles[n] - psnr[n] for n in group if n in psnr}
+        distances = {k: s.mean_distance(group) for k, s in measured.items()}
+        return {"members": list(group), "drops": drops, "distances": distances, "psnr": psnr}
+
+    def page(self) -> Report:
+        return figures.drops_report(GroupDrops.load(self.folder / self.product).to_json())
+
+    def check(self) -> list[str]:
+        self._groups(all_tasks(self.options).names)
+        return []

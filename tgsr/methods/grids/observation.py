@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tgsr.methods.grids.descriptor import Descriptor
+from tgsr.config.options import to_plain
+from tgsr.config.schema import Options
+from tgsr.engine.context import Context
+from tgsr.methods.grids.descriptor import Descriptor, descriptor_from_json
 from tgsr.methods.grids.discriminant import difference_statistics
 from tgsr.methods.grids.ggd import GGD
-from tgsr.methods.grids.patches import clean_images
-from tgsr.methods.grids.router import Sampling, image_features, image_ggd
+from tgsr.methods.grids.router import CLEAN, Sampling, image_features, image_ggd
+from tgsr.study.journal import Journal, Record
+from tgsr.study.measure import open_set
+from tgsr.study.pool import run_all
+from tgsr.tasks.artefacts import json_digest
 from tgsr.tasks.task import Task
-from tgsr.utils.files import to_json, write_atomic
+from tgsr.utils.errors import Stopped
+from tgsr.utils.files import file_digest
+from tgsr.utils.image_io import to_tensor
 
 
 @dataclass(frozen=True)
 class Views:
-    """One row for each image and degradation.
+    """One row for each image and class.
 
     Attributes:
-        labels: (N,) index of the degradation.
+        labels: (N,) index of the class.
         images: (N,) index of the image.
         statistics: (N, D) for the discriminant.
         parameters: (N, 2) shape and standard deviation of single-image GGDs; (0, 2) when not asked for.
@@ -46,79 +51,90 @@ class Views:
         return [GGD(float(a), float(s)) for a, s in self.parameters]
 
 
+@dataclass(frozen=True)
+class _Look:
+    """Degrades one image by every task and looks at it as the router will; keys are image indices (`pool.Work`)."""
+
+    options: Options
+    set: str
+    tasks: Sequence[Task | None]
+    descriptor: Mapping[str, Any]
+    sampling: Sampling
+    with_ggd: bool
+
+    def open(self, context: Context) -> Callable[[str], Record]:
+        dataset = open_set(self.options, self.set)
+        descriptor = descriptor_from_json(dict(self.descriptor)).to(context.device)
+
+        def run(key: str) -> Record:
+            start, index = time.perf_counter(), int(key)
+            name, clean = dataset.name(index), to_tensor(dataset.source.read(index))
+            rows = []
+            for task in self.tasks:
+                lq = clean if task is None else task.space.pipeline.apply(clean[None], task.draw_fixed(name))[0]
+                features = image_features(descriptor, lq.to(context.device), self.sampling)
+                row: dict[str, Any] = {"statistics": difference_statistics(features).tolist()}
+                if self.with_ggd:
+                    ggd = image_ggd(features, self.sampling, stride=descriptor.stride)
+                    row["ggd"] = [ggd.alpha, ggd.sigma]
+                rows.append(row)
+            return {"rows": rows, "seconds": round(time.perf_counter() - start, 3)}
+
+        return run
+
+
 def observe(
-    dataset: Any,
-    tasks: Sequence[Task],
+    options: Options,
+    set_name: str,
+    tasks: Sequence[Task | None],
     descriptor: Descriptor,
     sampling: Sampling,
+    context: Context,
     *,
     num_images: int,
-    device: torch.device,
     with_ggd: bool,
-    cache: Path | None = None,
+    folder: Path,
 ) -> Views:
-    """Degrade whole images with every task (their fixed draws) and look at them as the router will.
+    """Degrade whole images with every task (their fixed draws) and look at them as the router will; on all ranks.
 
     Args:
-        dataset: with ground truth; its first images are taken.
-        tasks: degradations; row labels count through them.
+        options: with the sets.
+        set_name: its first images are taken.
+        tasks: degradations, None for the clean image; row labels count through them.
         descriptor, sampling: of the router.
+        context: the ranks share the images.
         num_images: at most.
-        device: of the descriptor.
         with_ggd: also the single-image GGDs (slower).
-        cache: file that keeps the result for the same arguments.
+        folder: of the journal, `seen_<digest of all this>.jsonl`.
+
+    Raises:
+        Stopped: asked to stop.
     """
-    num_images = min(num_images, len(dataset))
-    key = _key(dataset, tasks, descriptor, sampling, num_images, with_ggd)
-    found = _read(cache, key)
-    if found is not None:
-        return found
-    labels, images, statistics, parameters = [], [], [], []
-    start = time.perf_counter()
-    for place, (name, clean) in enumerate(clean_images(dataset, num_images)):
-        for label, task in enumerate(tasks):
-            lq = task.space.pipeline.apply(clean[None], task.draw_fixed(name))[0].to(device)
-            features = image_features(descriptor, lq, sampling)
-            labels.append(label)
-            images.append(place)
-            statistics.append(difference_statistics(features))
-            if with_ggd:
-                ggd = image_ggd(features, sampling, stride=descriptor.stride)
-                parameters.append((ggd.alpha, ggd.sigma))
-    seconds = (time.perf_counter() - start) / max(1, len(labels))
-    views = Views(
-        np.array(labels), np.array(images), np.array(statistics), np.array(parameters).reshape(-1, 2), seconds
-    )
-    if cache is not None:
-        arrays = {**asdict(views), "key": np.array(key)}
-        write_atomic(cache, lambda f: np.savez(f, **arrays))
-    return views
-
-
-def _key(
-    dataset: Any, tasks: Sequence[Task], descriptor: Descriptor, sampling: Sampling, num_images: int, with_ggd: bool
-) -> str:
-    spec = descriptor.to_json()
+    dataset, spec = open_set(options, set_name), descriptor.to_json()
+    keys = [str(i) for i in range(min(num_images, len(dataset)))]
     weights = spec.get("weights")
-    facts = {
-        "images": [dataset.place(i) for i in range(num_images)],
-        "tasks": [t.id for t in tasks],
+    protocol = {
+        "set": to_plain(options.datasets.val[set_name]),
+        "tasks": [CLEAN if t is None else t.id for t in tasks],
         "descriptor": spec,
-        "written": Path(weights).stat().st_mtime if weights and Path(weights).exists() else None,
+        "weights": context.from_main(file_digest(Path(weights)) if weights and context.is_main else None),
         "sampling": asdict(sampling),
         "with_ggd": with_ggd,
     }
-    return hashlib.blake2b(json.dumps(json.loads(to_json(facts)), sort_keys=True).encode(), digest_size=8).hexdigest()
+    path = folder / f"seen_{json_digest(protocol)}.jsonl"
+    journal = Journal(path, schema="tgsr.grids_views", protocol=protocol)
+    work = _Look(options, set_name, tasks, spec, sampling, with_ggd)
+    if not run_all(work, keys, journal, context, processes=1, label=f"{options.name}: {set_name}"):
+        raise Stopped
+    return _views([journal.shared(context)[key] for key in keys])
 
 
-def _read(cache: Path | None, key: str) -> Views | None:
-    if cache is None or not cache.exists():
-        return None
-    try:
-        with np.load(cache) as data:
-            if str(data["key"]) != key:
-                return None
-            arrays = {k: data[k] for k in data.files if k != "key"}
-    except (OSError, ValueError, KeyError):
-        return None
-    return Views(**{**arrays, "seconds": float(arrays["seconds"])})
+def _views(records: Sequence[Record]) -> Views:
+    rows = [(image, label, row) for image, r in enumerate(records) for label, row in enumerate(r["rows"])]
+    return Views(
+        labels=np.array([label for _, label, _ in rows]),
+        images=np.array([image for image, _, _ in rows]),
+        statistics=np.array([row["statistics"] for _, _, row in rows]),
+        parameters=np.array([row["ggd"] for _, _, row in rows if "ggd" in row]).reshape(-1, 2),
+        seconds=sum(r["seconds"] for r in records) / max(1, len(rows)),
+    )

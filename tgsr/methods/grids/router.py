@@ -24,7 +24,7 @@ from tgsr.methods.grids.ggd import (
     pca_projections,
 )
 from tgsr.methods.grids.similarity import centred_gram
-from tgsr.utils.errors import DataError
+from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import check_schema, read_json, undamaged, write_atomic, write_json
 from tgsr.utils.image_io import to_tensor
 from tgsr.utils.registry import did_you_mean
@@ -32,6 +32,9 @@ from tgsr.utils.rng import generator
 
 VERSION = 1
 Rule = Literal["divergence", "discriminant"]
+Null = Literal["pooled", "class"]
+OnUnknown = Literal["keep", "restore"]
+CLEAN = "clean"
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,12 @@ class Choice:
         name: its name.
         weights: its weights, resolved against the router's folder; None when the router knows none.
         confidence: in [0, 1]; calibrated for the discriminant, a softmax of divergences for the paper's rule.
-        divergence: paper's rule: log distance to the chosen group (equation 7); discriminant: root mean squared
-            Mahalanobis distance to the nearest degradation. Large = unlike everything known = a poor result to expect.
+        divergence: of the paper's rule, the log distance to the chosen group (equation 7); None by the discriminant.
+        mahalanobis: of the discriminant, the root mean squared Mahalanobis distance to the nearest degradation; None
+            by the paper's rule. Large numbers = unlike everything known = a poor result to expect.
+        p_value: of the discriminant: how many known images would be as far away.
         is_ood: the image is out of the known distribution.
+        is_clean: nothing is to be restored; there is no group then (`group` is their number).
         degradation: likeliest degradation.
         note: why a fallback was taken; empty otherwise.
     """
@@ -69,10 +75,20 @@ class Choice:
     name: str
     weights: Path | None
     confidence: float
-    divergence: float
+    divergence: float | None
     is_ood: bool
     degradation: str = ""
     note: str = ""
+    mahalanobis: float | None = None
+    p_value: float | None = None
+    is_clean: bool = False
+
+    @property
+    def unlikeness(self) -> tuple[float, float]:
+        """What the flag `is_ood` is decided by: larger = more unlike what is known; a tie by the second."""
+        if self.p_value is not None:
+            return 1 - self.p_value, self.mahalanobis or 0.0
+        return (math.inf if self.divergence is None else self.divergence), 0.0
 
 
 @dataclass(frozen=True)
@@ -131,9 +147,7 @@ def image_ggd(features: torch.Tensor, sampling: Sampling, *, stride: float = 1) 
     rng = generator(sampling.seed, "router-crops")
     tops = rng.integers(features.shape[1] - edge + 1, size=sampling.num_patches)
     lefts = rng.integers(features.shape[2] - edge + 1, size=sampling.num_patches)
-    crops = torch.stack(
-        [features[:, t : t + edge, x : x + edge].flatten() for t, x in zip(tops, lefts, strict=True)]
-    )
+    crops = torch.stack([features[:, t : t + edge, x : x + edge].flatten() for t, x in zip(tops, lefts, strict=True)])
     gram = centred_gram(crops, crops.device)
     return fit_ggd(pca_projections(gram, sampling.num_components))
 
@@ -151,7 +165,9 @@ class Router:
         rule: `divergence` (the paper's, equation 7) or `discriminant`.
         ood_distance: log distance above which the paper's rule calls an image out of distribution.
         ood_share: share of known images that the discriminant may call so.
-        discriminant: for its rule.
+        null: `pooled`: the p-value against all reference images' distances to their nearest class; `class`: the largest
+            of the p-values of the classes, each against its own reference images.
+        discriminant: for its rule. Where it has a class more than there are degradations, that one is the clean image.
         folder: of the router file; weights are relative to it.
         about: seed, options, data, kept in the file.
     """
@@ -164,11 +180,14 @@ class Router:
     rule: Rule = "divergence"
     ood_distance: float = 4.0
     ood_share: float = 0.01
+    null: Null = "pooled"
     discriminant: Discriminant | None = None
     folder: Path = field(default_factory=Path)
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.null == "class" and self.discriminant is not None and not len(self.discriminant.own):
+            raise DataError("this router has no distances of single classes", remedy="build the router again")
         if self.rule == "discriminant" and self.discriminant is None:
             raise DataError("this router has no discriminant", remedy="use rule: divergence, or build the router again")
         for group in self.groups:
@@ -187,6 +206,11 @@ class Router:
         )
         index = {d: i for i, d in enumerate(self.degradations)}
         self.group_ggds = [mean_ggd([self.ggds[index[m]] for m in g.members]) for g in self.groups]
+
+    @property
+    def has_clean(self) -> bool:
+        """Whether it knows what a clean image looks like."""
+        return self.discriminant is not None and len(self.discriminant.means) > len(self.degradations)
 
     def choose(self, image: torch.Tensor) -> Choice:
         """Section 5.2 for one image.
@@ -218,28 +242,39 @@ class Router:
         likely = np.exp(-(kl - kl.min()))
         distance = float(log_distance(float(kl[group])))
         confidence = float(likely[group] / likely.sum())
-        return self._choice(group, confidence, distance, distance > self.ood_distance, self.degradations[nearest])
+        is_ood = distance > self.ood_distance
+        return self._choice(group, confidence, is_ood, self.degradations[nearest], divergence=distance)
 
     def choose_by_discriminant(self, statistics: np.ndarray) -> Choice:
-        """The group with the largest sum of its degradations' probabilities."""
+        """The group with the largest sum of its degradations' probabilities, or the clean image."""
         assert self.discriminant is not None, "checked when the router was made"
         distances = self.discriminant.distances_to(statistics)[0]
         posteriors = self.discriminant.posteriors(statistics)[0]
-        shares = np.bincount(self._group_of, weights=posteriors, minlength=len(self.groups))
-        group = int(np.argmax(shares))
-        tail = self.discriminant.tail(float(distances.min()))
-        divergence = math.sqrt(float(distances.min()) / len(statistics))
-        likely = self.degradations[int(np.argmax(posteriors))]
-        return self._choice(group, float(shares[group]), divergence, tail <= self.ood_share, likely)
+        num = len(self.groups)
+        group_of = np.append(self._group_of, num) if self.has_clean else self._group_of
+        shares = np.bincount(group_of, weights=posteriors, minlength=num + self.has_clean)
+        group, nearest = int(np.argmax(shares)), float(distances.min())
+        p_value = self.discriminant.tail(nearest)
+        if self.null == "class":
+            p_value = float(self.discriminant.p_values(distances).max())
+        likely = [*self.degradations, CLEAN][int(np.argmax(posteriors))]
+        mahalanobis = math.sqrt(nearest / len(statistics))
+        return self._choice(
+            group, float(shares[group]), p_value <= self.ood_share, likely, mahalanobis=mahalanobis, p_value=p_value
+        )
 
-    def _choice(self, group: int, confidence: float, divergence: float, is_ood: bool, degradation: str) -> Choice:
+    def _choice(self, group: int, confidence: float, is_ood: bool, degradation: str, **distances: float) -> Choice:
+        numbers = {"divergence": None, **distances}
+        about = {"confidence": confidence, "is_ood": is_ood, "degradation": degradation, **numbers}
+        if group == len(self.groups):
+            return Choice(group, CLEAN, None, is_clean=True, **about)  # type: ignore[arg-type]
         chosen = self.groups[group]
-        return Choice(group, chosen.name, self._weights(chosen), confidence, divergence, is_ood, degradation)
+        return Choice(group, chosen.name, self._weights(chosen), **about)  # type: ignore[arg-type]
 
     def _constant(self) -> Choice:
         first = self.groups[0]
         return Choice(
-            0, first.name, self._weights(first), 0.0, math.inf, True,
+            0, first.name, self._weights(first), 0.0, None, True,
             note="the image is constant: its features have no distribution; the first group stands in",
         )  # fmt: skip
 
@@ -272,6 +307,7 @@ class Router:
                 "sampling": asdict(self.sampling),
                 "ood_distance": self.ood_distance,
                 "ood_share": self.ood_share,
+                "null": self.null,
                 "discriminant": path.with_suffix(".npz").name if self.discriminant is not None else None,
                 "about": self.about,
             },
@@ -310,33 +346,68 @@ class Router:
             rule=rule or data["rule"],
             ood_distance=data["ood_distance"],
             ood_share=data["ood_share"],
+            null=data.get("null", "pooled"),
             discriminant=discriminant,
             folder=path.parent,
             about=data["about"],
         )
 
 
-def routed_restorers(path: Path | str, make_restorer: Any) -> Any:
+class Kept:
+    """Stands in for a network where an image is to be left alone."""
+
+    def __call__(self, image: np.ndarray, alpha: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image itself, `(H, W, 3)` float32 in [0, 1]."""
+        return _unit(image), None if alpha is None else _unit(alpha)
+
+    def size_of(self, image: np.ndarray) -> tuple[int, int]:
+        """Height and width."""
+        return image.shape[0], image.shape[1]
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
+
+
+def routed_restorers(
+    path: Path | str,
+    make_restorer: Any,
+    *,
+    device: torch.device | str = "cpu",
+    on_unknown: OnUnknown = "restore",
+) -> Any:
     """How `inference.py --router` picks the network of each image.
 
     Args:
         path: `router.json`.
         make_restorer: `(weights, option file or None) -> restorer`; called once for each group that is chosen.
+        device: of the descriptor.
+        on_unknown: what is done to images that look like nothing known: `keep` them as they are, or `restore` them by
+            the nearest group. Images that look clean are kept in any case.
 
     Returns:
         Image `(H, W, 3)` uint8 or float in [0, 1] -> its restorer and what the router says, for `choices.jsonl`.
+
+    Raises:
+        ConfigError: `keep` with a router that has no clean class.
     """
-    router = Router.load(path)
+    router = Router.load(path, device=device)
+    if on_unknown == "keep" and not router.has_clean:
+        remedy = "use --on-unknown restore, or build it with run: {clean: true}"
+        raise ConfigError(
+            "this router has no clean class, so unknown images are not kept", place=str(path), remedy=remedy
+        )
     known: dict[int, Any] = {}
 
     def choose(image: np.ndarray) -> tuple[Any, dict[str, Any]]:
-        choice = router.choose(to_tensor(image))
+        choice = router.choose(to_tensor(image).to(device))
+        words = {k: v for k, v in asdict(choice).items() if k != "weights" and v != ""}
+        if choice.is_clean or (choice.is_ood and on_unknown == "keep"):
+            return Kept(), {**words, "is_kept": True}
         if choice.group not in known:
             if choice.weights is None:
                 raise DataError(f"group '{choice.name}' has no weights", place=str(path), remedy="name them there")
             known[choice.group] = make_restorer(choice.weights, None)
-        words = {k: v for k, v in asdict(choice).items() if k != "weights" and v != ""}
-        words["divergence"] = None if math.isinf(choice.divergence) else choice.divergence
         return known[choice.group], words
 
     return choose

@@ -60,7 +60,7 @@ class SearchResult:
     """What the search found and how.
 
     Attributes:
-        partition: the first feasible partition with the fewest groups (equation 6), or all of them.
+        partition: the feasible partition with the fewest groups (equation 6) that is taken.
         max_size: L_max of the preprocessing.
         kept: number of candidate groups after the cut-off, of each size that came into question.
         drops: every group asked for, in the order of the first question.
@@ -146,6 +146,8 @@ class GroupingSearch:
         max_size: no group may be larger; None: no limit. A limit spares the trainings of large groups.
         resolution: cut-offs are sought to this share of the groups of a size; 0 is exact, as in the paper.
         find_all: collect every feasible partition with the fewest groups among the candidates, not only the first.
+        least_drop: of those take the one whose largest drop is least (then the least sum), which does not depend on the
+            order of the degradations; the paper takes the first.
     """
 
     def __init__(
@@ -159,10 +161,12 @@ class GroupingSearch:
         max_size: int | None = None,
         resolution: float = 0.0,
         find_all: bool = False,
+        least_drop: bool = False,
     ) -> None:
         self.num = len(distance)
         self.size_limit, self.resolution = min(max_size or self.num, self.num), resolution
-        self.oracle, self.delta, self.top_k, self.find_all = oracle, delta, top_k, find_all
+        self.oracle, self.delta, self.top_k = oracle, delta, top_k
+        self.find_all, self.least_drop = find_all or least_drop, least_drop
         self.ranked = rank_groups(np.asarray(distance), bucket=bucket)
         self.mean_distance = {r.group: r.mean for groups in self.ranked.values() for r in groups}
         self.drops: dict[Group, float] = {}
@@ -186,14 +190,20 @@ class GroupingSearch:
                         break
             if solutions:
                 break
+        best = min(solutions, key=self._cost) if self.least_drop else solutions[0]
         return SearchResult(
-            partition=solutions[0],
+            partition=best,
             max_size=self.max_size,
             kept={size: len(groups) for size, groups in sorted(self.kept.items())},
             drops=self.drops,
             num_candidates=self._num_candidates,
             solutions=solutions,
         )
+
+    def _cost(self, partition: Sequence[Group]) -> tuple[float, float, float]:
+        """Largest drop, sum of the drops, sum of the distances."""
+        drops = [self.drops.get(g, 0.0) for g in partition]
+        return max(drops), sum(sorted(drops)), sum(sorted(self.mean_distance[g] for g in partition))
 
     def drop(self, group: Group) -> float:
         """The oracle's answer, noted."""

@@ -207,6 +207,4 @@ def measure_similarity(
         for task in tasks
     ]
     facts = {"num_patches": len(patches), "patch_px": patches.shape[-1], "num_components": num_components, "seed": seed}
-    return similarity_of(
-        [t.name for t in tasks], ggds, {**facts, "descriptor": descriptor.to_json(), **(about or {})}
-    )
+    return similarity_of([t.name for t in tasks], ggds, {**facts, "descriptor": descriptor.to_json(), **(about or {})})

@@ -1,48 +1,72 @@
-"""Trainings of GRIDS: one network for one group of degradations, each a run of the engine, several at once."""
+"""Networks of groups of degradations: each trained once, by the pool, and measured on its degradations."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
-import multiprocessing
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import torch
-
-from tgsr.config.options import import_file, to_plain, user_files
-from tgsr.config.schema import Options, TaskOptions
-from tgsr.config.spec import Kind, Spec
+from tgsr.config.options import to_plain
+from tgsr.config.schema import Options
 from tgsr.degradations.named import NamedMixSpace
 from tgsr.engine import build
-from tgsr.engine.context import Context, set_up_logging
-from tgsr.engine.trainer import Trainer
+from tgsr.engine.build import global_batch
+from tgsr.engine.context import Context
 from tgsr.engine.validation import Restore, validate
-from tgsr.methods.grids.oracle import OracleMemo, Trained, group_key
 from tgsr.methods.grids.tasks import named_tasks
+from tgsr.models.precision import resolve_precision
+from tgsr.study.journal import Journal, Record
+from tgsr.study.measure import Subject, make_restorer
+from tgsr.study.pool import Pool
+from tgsr.study.subrun import latest_weights, sub_options, task_set, train
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.errors import ConfigError, DataError, Stopped, UserError
+from tgsr.utils.files import file_digest, read_json
+from tgsr.utils.registry import did_you_mean
 
 logger = logging.getLogger("tgsr")
-_TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
-SECONDS_BETWEEN_LOOKS = 2.0
+JOURNAL = "oracle.jsonl"
 
 
-def alone(context: Context) -> Context:
-    """This device as a world of one: what one rank does without the others."""
-    lonely = context.alone()
-    lonely.auto_resume = True
-    return lonely
+def group_key(names: Sequence[str]) -> str:
+    """Key of a group: its names in alphabetical order."""
+    return "+".join(sorted(names))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One network of a group.
+
+    Attributes:
+        names: degradations of the group, sorted.
+        psnr: degradation -> PSNR in dB of the network on it; empty when the training failed.
+        status: `ok` or `failed`.
+        error: why it failed.
+        checkpoint: weights of the network.
+        seconds: wall time.
+        attempt: 1, and one more each time it is made again.
+        digest: of the weights of a network that was trained elsewhere.
+    """
+
+    names: tuple[str, ...]
+    psnr: Mapping[str, float] = field(default_factory=dict)
+    status: str = "ok"
+    error: str = ""
+    checkpoint: str = ""
+    seconds: float = 0.0
+    attempt: int = 1
+    digest: str = ""
+
+    @staticmethod
+    def of(record: Mapping[str, Any]) -> Trained:
+        """From a line of the journal, or an entry of an older `oracle.json`."""
+        known = {k: v for k, v in record.items() if k in Trained.__dataclass_fields__}
+        return Trained(**{**known, "names": tuple(record["names"])})
 
 
 def all_tasks(options: Options) -> TaskSet:
@@ -55,24 +79,7 @@ def all_tasks(options: Options) -> TaskSet:
     return build.build_tasks(options)
 
 
-def scaled_budget(options: Options, factor: float) -> Options:
-    """The same training with `factor` times the iterations, its schedule stretched with them."""
-    train = options.train
-    if train is None or factor == 1:
-        return options
-
-    def stretch(value: Any) -> Any:
-        return [stretch(v) for v in value] if isinstance(value, (list, tuple)) else round(value * factor)
-
-    scheduler = train.scheduler
-    if scheduler is not None:
-        lengths = ("total_iter", "periods", "milestones", "T_max", "restarts")
-        kwargs = {k: stretch(v) if k in lengths else v for k, v in scheduler.kwargs.items()}
-        scheduler = replace(scheduler, kwargs=kwargs)
-    return replace(options, train=replace(train, total_iter=stretch(train.total_iter), scheduler=scheduler))
-
-
-def training_protocol(options: Options, val: str) -> dict[str, Any]:
+def training_protocol(options: Options, val: str, context: Context) -> dict[str, Any]:
     """Everything the PSNR of a trained group depends on, except which group it is."""
     plain = to_plain(options)
     data = dict(plain["datasets"]["train"] or {})
@@ -86,12 +93,12 @@ def training_protocol(options: Options, val: str) -> dict[str, Any]:
         "val": plain["datasets"]["val"].get(val),
         "metrics": plain["val"]["metrics"],
         "seed": options.manual_seed,
-        "precision": options.precision,
+        "precision": resolve_precision(options.precision, context.device),
         "pretrained": plain["path"]["pretrain_network_g"],
     }
 
 
-def protocol_hash(protocol: dict[str, Any]) -> str:
+def protocol_hash(protocol: Mapping[str, Any]) -> str:
     """12 hex digits."""
     return hashlib.blake2b(json.dumps(protocol, sort_keys=True).encode(), digest_size=6).hexdigest()
 
@@ -104,19 +111,6 @@ def run_name(names: Sequence[str]) -> str:
     return f"{len(names)}_{hashlib.blake2b(key.encode(), digest_size=5).hexdigest()}"
 
 
-def group_options(options: Options, root: Path, names: Sequence[str]) -> Options:
-    """The options of one group's training, an experiment of its own below `root`."""
-    return replace(
-        options,
-        name=run_name(names),
-        run=None,
-        tasks=TaskOptions(set=Spec(_TASK_SETS, "NamedTasks", {"names": sorted(names)})),
-        datasets=replace(options.datasets, val={}),
-        path=replace(options.path, experiments_root=root, resume_state=None),
-        logger=replace(options.logger, use_tb_logger=False, wandb=None, best={}, keep_last=1),
-    )
-
-
 def evaluate_tasks(
     restore: Restore, options: Options, val: str, metric: str, tasks: TaskSet, context: Context
 ) -> dict[str, float]:
@@ -126,72 +120,76 @@ def evaluate_tasks(
     return {t.name: validate(restore, dataset, measure, context, task=t).means()[metric] for t in tasks}
 
 
-def train_group(
-    options: Options, context: Context, root: Path, names: tuple[str, ...], *, val: str, metric: str
-) -> Trained | None:
-    """Train and measure one group; resumes what an interrupted process left; None when asked to stop.
+@dataclass(frozen=True)
+class GroupWork:
+    """Trains and measures the group of each key (see `pool.Work`).
 
-    A training that fails (NaN, out of memory) is a result with `status="failed"`; wrong options and missing data are
-    errors of the whole stage.
+    Attributes:
+        options: of all trainings.
+        root: experiments root of the runs.
+        val: set that is measured on.
+        metric: name of the metric.
+        known: group -> weights that were trained elsewhere and are only measured.
     """
-    start = time.perf_counter()
-    tasks = all_tasks(options).subset(names)
-    run = group_options(options, root, names)
-    try:
-        trainer = Trainer(run, context)
-        trainer.run()
-        if trainer.is_stopping:
-            return None
-        psnr = evaluate_tasks(trainer.restore, options, val, metric, tasks, context)
-    except (ConfigError, DataError):
-        raise
-    except (UserError, RuntimeError) as error:
-        logger.warning("the training of %s failed: %s", group_key(names), error)
-        return Trained(names, status="failed", error=str(error)[:300], seconds=time.perf_counter() - start)
-    weights = trainer.experiment.models / "net_g_latest.pth"
-    return Trained(names, psnr, checkpoint=str(weights), seconds=round(time.perf_counter() - start, 1))
 
+    options: Options
+    root: Path
+    val: str
+    metric: str
+    known: Mapping[str, Path] = field(default_factory=dict)
 
-def _work(
-    options: Options, context: Context, root: Path, names: tuple[str, ...], val: str, metric: str
-) -> Trained | None:
-    return train_group(options, context, root, names, val=val, metric=metric)
+    def open(self, context: Context) -> Callable[[str], Record]:
+        return lambda key: self._measure(key, context)
 
+    def _measure(self, key: str, context: Context) -> Record:
+        """A training that fails (NaN, out of memory) is a result; wrong options and missing data are errors."""
+        start = time.perf_counter()
+        try:
+            found = self._made(key.split("+"), context)
+        except (ConfigError, DataError, Stopped):
+            raise
+        except (UserError, RuntimeError) as error:
+            if context.world_size > 1:
+                raise  # the other ranks may not have failed
+            logger.warning("the training of %s failed: %s", key, error)
+            found = {"psnr": {}, "status": "failed", "error": str(error)[:300]}
+        return {"names": sorted(key.split("+")), **found, "seconds": round(time.perf_counter() - start, 1)}
 
-def _leave_with_parent() -> None:
-    """Else a worker whose parent was killed would go on, in the folder that the restarted stage resumes."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _start_worker(threads: int, files: Sequence[str], modules: Sequence[str]) -> None:
-    """A spawned process knows no registered methods yet, nor what the user has added."""
-    Thread(target=_leave_with_parent, daemon=True).start()
-    import tgsr.methods  # noqa: F401 - registers
-
-    for file in files:
-        import_file(Path(file))
-    for module in modules:
-        importlib.import_module(module)
-    torch.set_num_threads(threads)
-    set_up_logging(rank=0, level=logging.WARNING)
+    def _made(self, names: list[str], context: Context) -> Record:
+        weights, about = self.known.get(group_key(names)), {}
+        if weights is None:
+            run = sub_options(
+                self.options, run_name(names), root=self.root, tasks=task_set("NamedTasks", names=sorted(names)),
+                keep_last=1, fixed_batch=True,
+            )  # fmt: skip
+            trainer = train(run, context)
+            restore, weights = trainer.restore, latest_weights(trainer)
+        else:
+            about = {"digest": file_digest(weights)}
+            restore = make_restorer(self.options, Subject(group_key(names), weights), context)
+        tasks = all_tasks(self.options).subset(sorted(names))
+        psnr = evaluate_tasks(restore, self.options, self.val, self.metric, tasks, context)
+        return {"psnr": psnr, "status": "ok", "checkpoint": str(weights), **about}
 
 
 class GroupTrainer:
-    """Trains the groups that a memo lacks: shared by ranks, and on a CPU by local processes of one thread or more.
+    """Trains the groups that the journal lacks; use as a context manager, on all ranks.
 
-    Every group costs the same budget, that of `options.train`. Use as a context manager; `trainer(groups)` returns when
-    all of them are in the memo.
+    Every group costs the same budget, that of `options.train`. `trainer(groups)` returns when all of them are there.
 
     Args:
         options: of all trainings.
         context: this process.
-        folder: `models/<hash of the configuration>/` below it holds the runs, `oracle.json` the results.
+        folder: `models/<hash of the configuration>/` below it holds the runs, `oracle.jsonl` the results. An
+            `oracle.json` of an earlier version is read as well.
         val: name of the validation set to measure on.
         metric: name of the metric, `psnr`.
         processes: trainings at once in this rank; None: one for each core on a CPU, 1 on a GPU.
+        known: group (`a+b`) -> weights that were trained elsewhere with the same options: measured, not trained.
+
+    Raises:
+        ConfigError: no such set or metric; a known group of unknown degradations.
+        DataError: the folder holds the trainings of another configuration; they are left alone.
     """
 
     def __init__(
@@ -203,123 +201,149 @@ class GroupTrainer:
         val: str,
         metric: str = "psnr",
         processes: int | None = None,
+        known: Mapping[str, Path] | None = None,
     ) -> None:
         wanted = (("datasets.val", options.datasets.val, val), ("val.metrics", options.val.metrics, metric))
-        for section, known, name in wanted:
-            if name not in known:
+        for section, there, name in wanted:
+            if name not in there:
                 raise ConfigError(f"there is no '{name}'", place=f"{options.name}: {section}", remedy="add it")
-        self.options, self.context, self.val, self.metric = options, context, val, metric
-        self.processes = processes or _default_processes(context)
-        protocol = training_protocol(options, val)
-        config = protocol_hash(protocol)
-        self.root = folder / "models" / config  # a run resumes what lies there, which must not be another's
-        self.memo = OracleMemo(folder / "oracle.json", config=config, protocol=protocol, writer=context.rank)
-        self._pool: ProcessPoolExecutor | None = None
+        self.options, self.context, self.folder = options, context, folder
+        self.known = known_networks(known or {}, options)
+        self.protocol = training_protocol(options, val, context)
+        config = protocol_hash(self.protocol)
+        # a run resumes what lies there, which must not be another's
+        work = GroupWork(options, folder / "models" / config, val, metric, self.known)
+        self.journal = Journal(folder / JOURNAL, schema="tgsr.oracle", protocol=self.protocol)
+        batch = None if options.datasets.train is None else global_batch(options)
+        self.pool = Pool(
+            work, self.journal, context, processes=processes, label=options.name, trains=True, batch_size=batch
+        )
+        self._trained: dict[str, Trained] = {}
+        if context.is_main:
+            self.take_over(old_memos(folder), must_fit=True)
+        self._reload()
 
     @property
     def num_parallel(self) -> int:
         """Trainings that run at once over all ranks."""
-        return self.processes * self.context.world_size
+        return self.pool.num_parallel
 
-    def __call__(self, groups: Sequence[tuple[str, ...]], *, again: Sequence[tuple[str, ...]] = ()) -> None:
-        """Train the groups that the memo lacks, and those of `again` anew; all ranks return when the memo holds all.
+    @property
+    def trainings(self) -> list[Trained]:
+        """All that there are."""
+        return list(self._trained.values())
 
-        The ranks' memos may differ for a moment, so rank 0 says what is to be trained and which attempt to wait for.
+    def get(self, names: Sequence[str]) -> Trained | None:
+        """The network of a group, or None."""
+        return self._trained.get(group_key(names))
+
+    def __call__(self, groups: Sequence[Sequence[str]], *, again: Sequence[Sequence[str]] = ()) -> None:
+        """Make the groups that are not there, and those of `again` anew. Called by all ranks with the same groups.
 
         Raises:
             Stopped: asked to stop.
-            UserError: a process died.
         """
-        missing, wanted = self.context.from_main(self._plan(groups, again))
-        mine = missing[self.context.rank :: self.context.world_size]
-        if self.processes == 1 or len(mine) <= 1:
-            for names in mine:
-                lonely = alone(self.context)
-                trained = train_group(self.options, lonely, self.root, names, val=self.val, metric=self.metric)
-                self._note(trained, wanted[names])
-        else:
-            self._train_in_processes(mine, wanted)
-        while any((found := self.memo.get(g)) is None or found.attempt < n for g, n in wanted.items()):
-            self._stop_if_asked()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            self.memo.reload()
-
-    def _plan(
-        self, groups: Sequence[tuple[str, ...]], again: Sequence[tuple[str, ...]]
-    ) -> tuple[list[tuple[str, ...]], dict[tuple[str, ...], int]]:
-        """The groups to train, and for every group the attempt whose result is waited for."""
-        missing, wanted = [], {}
-        for group in dict.fromkeys(groups):
-            known = self.memo.get(group)
-            is_missing = known is None or group in again
-            missing += [group] * is_missing
-            wanted[group] = (0 if known is None else known.attempt) + is_missing
-        return missing, wanted
-
-    def _train_in_processes(self, groups: Sequence[tuple[str, ...]], attempts: Mapping[tuple[str, ...], int]) -> None:
-        threads = max(1, torch.get_num_threads() // self.processes)
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.processes, mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker, initargs=(threads, user_files(), self._modules()),
-            )  # fmt: skip
-        try:
-            job = (_work, self.options, alone(self.context), self.root)
-            waiting: dict[Future[Trained | None], tuple[str, ...]] = {
-                self._pool.submit(*job, names, self.val, self.metric): names for names in groups
-            }
-            while waiting:
-                done, _ = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._note(future.result(), attempts[waiting.pop(future)])
-                self._stop_if_asked()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"one of {self.processes} training processes was killed, perhaps for want of memory",
-                place=str(self.root),
-                remedy="start again with fewer processes (run.processes); finished trainings are kept, the others "
-                "go on from their last checkpoints",
-            ) from error
-
-    def _modules(self) -> list[str]:
-        return [m for m in self.options.import_modules if not m.endswith(".py")]
-
-    def _note(self, trained: Trained | None, attempt: int) -> None:
-        if trained is None:
+        keys = list(dict.fromkeys(map(group_key, groups)))
+        before = set(self._trained)
+        if not self.pool.run(keys, again=[*map(group_key, again), *self._changed(keys)]):
             raise Stopped
-        trained = replace(trained, attempt=attempt)
-        self.memo.add(trained)
-        values = ", ".join(f"{k} {v:.2f}" for k, v in trained.psnr.items())
-        logger.info("%s: %s (%.0f s)", group_key(trained.names), values or trained.error, trained.seconds)
+        self._reload()
+        for key in keys if self.context.is_main else ():
+            if key not in before:
+                found = self._trained[key]
+                values = ", ".join(f"{k} {v:.2f}" for k, v in found.psnr.items())
+                logger.info("%s: %s (%.0f s)", key, values or found.error, found.seconds)
 
-    def _stop_if_asked(self) -> None:
-        if self.context.stop_requested:
-            raise Stopped
+    def take_over(self, memos: Sequence[Path], *, must_fit: bool = False) -> None:
+        """Add what other folders hold of the very same configuration; on one rank, followed by `reload`."""
+        done = self.journal.read()
+        for path in memos:
+            for trained in read_memo(path, self.protocol, must_fit=must_fit):
+                key = group_key(trained.names)
+                if key not in done or (done[key]["status"] != "ok" and trained.status == "ok"):
+                    attempt = max(trained.attempt, done[key].get("attempt", 1) + 1 if key in done else 1)
+                    done[key] = {"key": key, **asdict(trained), "attempt": attempt}
+                    self.journal.append(done[key], writer=self.context.rank)
+
+    def reuse(self, folder: Path) -> None:
+        """The trainings of another stage where its configuration is the same; on all ranks."""
+        if self.context.is_main:
+            self.take_over([folder / JOURNAL, *sorted(folder.glob("oracle.*.jsonl")), *old_memos(folder)])
+        self._reload()
+
+    def _reload(self) -> None:
+        self._trained = {k: Trained.of(r) for k, r in self.journal.shared(self.context).items()}
+
+    def _changed(self, keys: Sequence[str]) -> list[str]:
+        """Known networks that were measured with other weights than are there now; as rank 0 sees the disk."""
+        found: list[str] = []
+        if self.context.is_main:
+            there = [(k, self._trained[k].digest) for k in keys if k in self.known and k in self._trained]
+            found = [key for key, digest in there if digest != file_digest(self.known[key])]
+        return self.context.from_main(found)
 
     def __enter__(self) -> GroupTrainer:
+        self.pool.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            if error[0] is not None:
-                for child in multiprocessing.active_children():
-                    child.terminate()  # SIGTERM: a training saves its checkpoint and leaves
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        self.pool.__exit__(*error)
 
 
-@contextmanager
-def stoppable(context: Context) -> Iterator[None]:
-    """Signals set `context.stop_requested`; a stage that was stopped ends quietly, to be resumed."""
-    with context.catch_signals():
-        try:
-            yield
-        except Stopped:
-            context.stop_requested = True
+def known_networks(networks: Mapping[str, Path], options: Options) -> dict[str, Path]:
+    """Group key -> weights, of an option file's `a+b: weights`; ConfigError for unknown degradations."""
+    names, place = all_tasks(options).names, f"{options.name}: run.networks"
+    for name in (n for key in networks for n in key.split("+")):
+        if name not in names:
+            raise ConfigError(f"the run has no degradation '{name}'", place=place, remedy=did_you_mean(name, names))
+    return {group_key(key.split("+")): Path(path) for key, path in networks.items()}
 
 
-def _default_processes(context: Context) -> int:
-    if context.device.type != "cpu":
-        return 1
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size))
-    return max(1, len(os.sched_getaffinity(0)) // ranks_here)
+def old_memos(folder: Path) -> list[Path]:
+    """`oracle.json` and `oracle.<k>.json` of earlier versions, rank k's."""
+    return [p for p in (folder / "oracle.json", *sorted(folder.glob("oracle.*.json"))) if p.exists()]
+
+
+def read_memo(path: Path, protocol: Mapping[str, Any] | None = None, *, must_fit: bool = False) -> list[Trained]:
+    """The trainings of a journal or of an older `oracle.json`.
+
+    Args:
+        path: the file; absent: none.
+        protocol: that they must have been made with. None: any.
+        must_fit: DataError for another protocol; otherwise it holds nothing of use.
+    """
+    if not path.exists():
+        return []
+    if path.suffix == ".jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        head, records = (lines[0], lines[1:]) if lines else ({}, [])
+        is_same = protocol is None or head.get("protocol") == json.loads(json.dumps(protocol))
+        return [Trained.of(r) for r in records] if is_same else []
+    data = read_json(path)
+    if not isinstance(data, Mapping) or data.get("schema") != "tgsr.oracle" or data.get("version") != 1:
+        raise DataError("not an oracle memo of this version", place=str(path), remedy="move it aside")
+    if protocol is not None and not _is_of(data, protocol):
+        if not must_fit:
+            return []
+        raise DataError(
+            f"this memo belongs to another configuration ({_difference(data.get('protocol', {}), protocol)})",
+            place=str(path), remedy="give the stage another name, or restore the options the memo was made with",
+        )  # fmt: skip
+    return [Trained.of(entry) for entry in data["trainings"].values()]
+
+
+def _is_of(memo: Mapping[str, Any], protocol: Mapping[str, Any]) -> bool:
+    """An older memo has the precision as the option file had it, `auto` among them."""
+    return memo["config"] in (protocol_hash(protocol), protocol_hash({**protocol, "precision": "auto"}))
+
+
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    for key in dict.fromkeys((*ours, *theirs)):
+        if ours.get(key) != theirs.get(key):
+            return f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here"
+    return f"hash {protocol_hash(ours)} here"
+
+
+def with_seed(options: Options, seed: int) -> Options:
+    """The same run with another seed."""
+    return replace(options, manual_seed=seed)
