@@ -1,5 +1,6 @@
 """The named degradations: contracts of the room, oracles of libraries, values that can be worked out by hand."""
 
+import inspect
 import re
 
 import cv2
@@ -317,3 +318,36 @@ def test_device_form_on_cuda(photo):
     fixed_rows = [i for i, n in enumerate(names) if n not in {"gaussian_noise", "poisson", "salt_pepper", "jpeg"}]
     host = PIPELINE.apply(gt[fixed_rows], params.take(fixed_rows), backend="cpu")
     assert ((out[fixed_rows].cpu() - host).abs() * 255).max() < 1.01
+
+
+@pytest.mark.parametrize("name", NAMED.names())
+def test_every_allowed_extreme_gives_finite_images_and_the_rest_is_refused(name):
+    """Both ends of what each parameter may be, and values beyond them, of every degradation that is registered."""
+    image = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    ends = {"sigma_px": (0.01, 100), "photons": (0.01, 1e6), "cutoff": (0.01, 3.15), "factor": (0.05, 4)}
+    ends |= {"density": (0, 1), "salt": (0, 1), "strength": (0, 1), "airlight": (0, 1), "thickness": (0, 100)}
+    ends |= {"sigma_255": (0, 255), "radius_px": (0, 64), "num_levels": (2, 256), "quality": (1, 100)}
+    settings = set(inspect.signature(NAMED.get(name)).parameters)
+    for key in settings & set(ends):
+        for value in ends[key]:
+            space = NamedSpace(degradation=name, settings={key: [value, value]})
+            out = space.pipeline.apply(image, space.draw(np.full((1, space.num_uniforms), 0.5)))
+            assert torch.isfinite(out).all(), (key, value)
+        for wrong in ([-1, -1], [1e9, 1e9], [float("nan"), 1]):
+            with pytest.raises(ConfigError, match=key):
+                NamedSpace(degradation=name, settings={key: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gaussian_blur", {"sigma_px": [0, 0]}),
+        ("poisson", {"photons": [0, 0]}),
+        ("rain", {"density": [0.5, 2]}),
+        ("salt_pepper", {"density": [0.5, 2]}),
+        ("gaussian_blur", {"window_px": [4, 9]}),
+    ],
+)
+def test_parameters_without_a_meaning_are_one_line(name, settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        NamedSpace(degradation=name, settings=settings)

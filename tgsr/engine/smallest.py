@@ -24,6 +24,7 @@ NARROW: Mapping[str, Any] = {
     "dim": 8, "embed_dim": 12, "depths": (2,), "num_heads": (2,), "num_layers": 2,
 }  # fmt: skip
 """Arguments of networks in a tiny rehearsal; a list keeps its length, but for `depths` and their heads."""
+_NETWORKS = "tgsr.archs:ARCHS"
 TINY_LQ = 16
 """Edge of a training crop at the network's input, in a tiny rehearsal."""
 
@@ -99,10 +100,26 @@ def tiny(options: Options) -> Options:
         options,
         network_g=narrow(options.network_g),
         network_d=narrow(options.network_d),
+        run=None if options.run is None else _tiny_inside(options.run),
         datasets=replace(options.datasets, train=data),
         train=train,
         precision="fp32",
     )
+
+
+def _tiny_inside(spec: Spec) -> Spec:
+    """A stage or component whose own components are narrow and need no download."""
+
+    def smaller(value: Any) -> Any:
+        if isinstance(value, Spec):
+            is_network = value.kind.registry == _NETWORKS
+            return narrow(value) if is_network else _without_download(_tiny_inside(value))
+        if isinstance(value, Mapping):
+            return {key: smaller(item) for key, item in value.items()}
+        return value
+
+    found = {key: smaller(value) for key, value in spec.kwargs.items()}
+    return with_arguments(spec, {key: value for key, value in found.items() if value != spec.kwargs[key]})
 
 
 def narrow(network: Spec | None) -> Spec | None:

@@ -22,7 +22,7 @@ class Banding(NamedDegradation):
     name = "banding"
 
     def __init__(self, *, num_levels: tuple[int, int] = (6, 16)) -> None:
-        self.parameters = (value_range("banding_num_levels", num_levels, step=1),)
+        self.parameters = (value_range("banding_num_levels", num_levels, within=(2, 256), step=1),)
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -51,12 +52,29 @@ class Range:
         return inside & ((values - self.low) % self.step == 0) if self.step else inside
 
 
-def value_range(name: str, bounds: Sequence[float], *, step: int = 0) -> Range:
-    """A `Range` from the `[low, high]` of an option file; ConfigError when it is not a pair of the right kind."""
+def value_range(
+    name: str, bounds: Sequence[float], *, within: tuple[float, float] = (-math.inf, math.inf), step: int = 0
+) -> Range:
+    """A `Range` from the `[low, high]` of an option file.
+
+    Args:
+        name: of the parameter.
+        bounds: of the option file.
+        within: values with which the operator has a meaning.
+        step: see `Range`; 2: odd numbers only.
+
+    Raises:
+        ConfigError: no pair of the right kind, or values without a meaning.
+    """
     if len(bounds) != 2:
         raise ConfigError(f"{name}: {list(bounds)} is not a pair [low, high]")
+    low, high = within
+    if not all(low <= b <= high for b in bounds):
+        raise ConfigError(f"{name}: {list(bounds)} is outside [{low:g}, {high:g}]", remedy="give values within")
     if step and any(b != int(b) for b in bounds):
         raise ConfigError(f"{name}: {list(bounds)} must be whole numbers")
+    if step == 2 and int(bounds[0]) % 2 == 0:
+        raise ConfigError(f"{name}: {list(bounds)} must begin with an odd number")
     return Range(name, bounds[0], bounds[1], step)
 
 

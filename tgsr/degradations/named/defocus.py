@@ -31,7 +31,7 @@ class Defocus(NamedDegradation):
     name = "defocus"
 
     def __init__(self, *, radius_px: tuple[float, float] = (2.0, 2.0)) -> None:
-        self.parameters = (value_range("defocus_radius_px", radius_px),)
+        self.parameters = (value_range("defocus_radius_px", radius_px, within=(0, 64)),)
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

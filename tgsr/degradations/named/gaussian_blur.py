@@ -33,8 +33,8 @@ class GaussianBlur(NamedDegradation):
 
     def __init__(self, *, sigma_px: tuple[float, float] = (2.0, 4.0), window_px: tuple[int, int] = (15, 15)) -> None:
         self.parameters = (
-            value_range("gaussian_blur_sigma_px", sigma_px),
-            value_range("gaussian_blur_window_px", window_px, step=2),
+            value_range("gaussian_blur_sigma_px", sigma_px, within=(0.01, 100)),
+            value_range("gaussian_blur_window_px", window_px, within=(1, 255), step=2),
         )
 
     @staticmethod

@@ -22,7 +22,7 @@ class GaussianNoise(NamedDegradation):
     name = "gaussian_noise"
 
     def __init__(self, *, sigma_255: tuple[float, float] = (10.0, 50.0)) -> None:
-        self.parameters = (value_range("gaussian_noise_sigma_255", sigma_255),)
+        self.parameters = (value_range("gaussian_noise_sigma_255", sigma_255, within=(0, 255)),)
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

@@ -38,7 +38,10 @@ class Haze(NamedDegradation):
     def __init__(
         self, *, thickness: tuple[float, float] = (0.6, 1.8), airlight: tuple[float, float] = (0.8, 1.0)
     ) -> None:
-        self.parameters = (value_range("haze_thickness", thickness), value_range("haze_airlight", airlight))
+        self.parameters = (
+            value_range("haze_thickness", thickness, within=(0, 100)),
+            value_range("haze_airlight", airlight, within=(0, 1)),
+        )
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

@@ -44,9 +44,9 @@ class Inpainting(NamedDegradation):
         white: tuple[int, int] = (0, 1),
     ) -> None:
         self.parameters = (
-            value_range("inpainting_num_lines", num_lines, step=1),
-            value_range("inpainting_thickness_px", thickness_px, step=1),
-            value_range("inpainting_white", white, step=1),
+            value_range("inpainting_num_lines", num_lines, within=(0, 1000), step=1),
+            value_range("inpainting_thickness_px", thickness_px, within=(1, 1000), step=1),
+            value_range("inpainting_white", white, within=(0, 1), step=1),
         )
 
     @staticmethod

@@ -35,8 +35,8 @@ class MotionBlur(NamedDegradation):
 
     def __init__(self, *, length_px: tuple[int, int] = (15, 15), angle_deg: tuple[float, float] = (0.0, 180.0)) -> None:
         self.parameters = (
-            value_range("motion_length_px", length_px, step=2),
-            value_range("motion_angle_deg", angle_deg),
+            value_range("motion_length_px", length_px, within=(1, 255), step=2),
+            value_range("motion_angle_deg", angle_deg, within=(-360, 360)),
         )
 
     @staticmethod

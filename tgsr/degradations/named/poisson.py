@@ -24,7 +24,7 @@ class PoissonNoise(NamedDegradation):
     name = "poisson"
 
     def __init__(self, *, photons: tuple[float, float] = (100.0, 100.0)) -> None:
-        self.parameters = (value_range("poisson_photons", photons),)
+        self.parameters = (value_range("poisson_photons", photons, within=(0.01, 1e6)),)
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

@@ -37,10 +37,10 @@ class Rain(NamedDegradation):
         strength: tuple[float, float] = (0.3, 0.7),
     ) -> None:
         self.parameters = (
-            value_range("rain_density", density),
-            value_range("rain_length_px", length_px, step=2),
-            value_range("rain_angle_deg", angle_deg),
-            value_range("rain_strength", strength),
+            value_range("rain_density", density, within=(0, 1)),
+            value_range("rain_length_px", length_px, within=(1, 255), step=2),
+            value_range("rain_angle_deg", angle_deg, within=(-360, 360)),
+            value_range("rain_strength", strength, within=(0, 1)),
         )
 
     @staticmethod

@@ -38,7 +38,10 @@ class RichardsonLucy(NamedDegradation):
     name = "rl"
 
     def __init__(self, *, num_iters: tuple[int, int] = (1, 1), psf_px: tuple[int, int] = (5, 5)) -> None:
-        self.parameters = (value_range("rl_num_iters", num_iters, step=1), value_range("rl_psf_px", psf_px, step=2))
+        self.parameters = (
+            value_range("rl_num_iters", num_iters, within=(1, 1000), step=1),
+            value_range("rl_psf_px", psf_px, within=(1, 255), step=2),
+        )
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

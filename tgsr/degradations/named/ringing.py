@@ -35,7 +35,10 @@ class Ringing(NamedDegradation):
     name = "ringing"
 
     def __init__(self, *, cutoff: tuple[float, float] = (1.2, 1.2), size_px: tuple[int, int] = (15, 15)) -> None:
-        self.parameters = (value_range("ringing_cutoff", cutoff), value_range("ringing_size_px", size_px, step=2))
+        self.parameters = (
+            value_range("ringing_cutoff", cutoff, within=(0.01, 3.15)),
+            value_range("ringing_size_px", size_px, within=(1, 255), step=2),
+        )
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

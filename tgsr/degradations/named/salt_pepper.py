@@ -23,7 +23,10 @@ class SaltPepper(NamedDegradation):
     name = "salt_pepper"
 
     def __init__(self, *, density: tuple[float, float] = (0.05, 0.05), salt: tuple[float, float] = (0.5, 0.5)) -> None:
-        self.parameters = (value_range("salt_pepper_density", density), value_range("salt_pepper_salt", salt))
+        self.parameters = (
+            value_range("salt_pepper_density", density, within=(0, 1)),
+            value_range("salt_pepper_salt", salt, within=(0, 1)),
+        )
 
     @staticmethod
     def apply_image(image: np.ndarray, row: Mapping[str, Any], noise: NoiseSource) -> np.ndarray:

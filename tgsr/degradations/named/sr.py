@@ -36,7 +36,7 @@ class DownAndUp(NamedDegradation):
         if len(places) != len(chosen) or not places or places[-1] - places[0] != len(places) - 1:
             raise ConfigError(f"sr: modes {chosen}", remedy=f"give one mode or neighbours of {list(MODES)}")
         self.parameters = (
-            value_range("sr_factor", factor),
+            value_range("sr_factor", factor, within=(0.01, 4)),
             value_range("sr_down_mode", (places[0], places[-1]), step=1),
             value_range("sr_up_mode", (places[0], places[-1]), step=1),
         )

@@ -67,6 +67,7 @@ class MeasureGroupDrops(Stage):
     """
 
     product = "group_drops.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"processes": 1}
 
     def __init__(
         self,

@@ -209,7 +209,7 @@ class SearchGrouping(Stage):
     """
 
     product = "groups.json"
-    SMALLEST: ClassVar[Mapping[str, Any]] = {"max_size": 2, "resolution": 0.5}
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"max_size": 2, "resolution": 0.5, "processes": 1}
 
     def __init__(
         self,
