@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from tests.engine.toy import make_images, toy_options
+from tests.ranks import in_processes
 from tgsr.cli import main
+from tgsr.config.options import load_options
+from tgsr.engine.context import Context
+from tgsr.engine.runner import make_runner
+from tgsr.engine.trainer import Trainer
+from tgsr.study.rehearsal import Rehearsal
 
 STUDY = """
 _base_: [base.yml]
@@ -76,6 +82,41 @@ def test_plan_and_rehearsal(folder, capsys):
     assert lines[-2].startswith("5 stages, 0 done, 5 to do: ")
     assert lines[-1] == "not there, the table goes without: row 'elsewhere' (restored/x)"
     assert not (folder / "experiments/toy").exists()
+
+
+def on_ranks(context, rehearse):
+    runner = make_runner(load_options("toy.yml"), context)
+    (Rehearsal(runner, is_tiny=True) if rehearse else runner).run()
+    return context.stop_requested
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_two_ranks_make_all_products(folder, rehearse):
+    assert in_processes(2, on_ranks, rehearse) == [False, False]
+    names = ["pre", "table", "test", "tuned-0", "tuned-1"]
+    root = "rehearsal/toy" if rehearse else "toy"
+    assert list(done(folder)) == [f"{root}/{name}" for name in names]
+    assert (folder / "results" / root / "table/table.json").exists()
+
+
+def test_a_study_goes_on_after_a_stop(folder, monkeypatch):
+    """Asked to stop in the second stage: the first is done, the second goes on, nothing is trained twice."""
+    context = Context.create(device="cpu")
+    real = Trainer.run
+
+    def stopped(self):
+        if self.options.name == "toy/tuned-0":
+            self.context.stop_requested = True
+        return real(self)
+
+    monkeypatch.setattr(Trainer, "run", stopped)
+    make_runner(load_options("toy.yml"), context).run()
+    assert list(done(folder)) == ["toy/pre"]
+    first = done(folder)
+    monkeypatch.setattr(Trainer, "run", real)
+    make_runner(load_options("toy.yml"), Context.create(device="cpu")).run()
+    assert done(folder)["toy/pre"] == first["toy/pre"]
+    assert len(done(folder)) == 5
 
 
 def test_what_fails_in_a_rehearsal_is_named_and_what_needs_it_left_out(folder, capsys):
