@@ -133,6 +133,13 @@ def z_table(tgsr: dict[str, Any]) -> str:
             lower, upper = spearman_interval(*pairs, rng=np.random.default_rng(0))
             label = f"rank agreement with another seed ({len(again)} tasks) [80 %], {k} iterations"
             body.append([label, f"{spearman(*pairs):.2f} [{lower:.2f}, {upper:.2f}]"])
+    if tgsr.get("pis"):
+        pis = np.array(list(tgsr["pis"].values()))
+        z = np.array([tgsr["z"][name]["10"][0] for name in tgsr["pis"]])
+        low, *quartiles, high = np.quantile(pis, [0, 0.25, 0.5, 0.75, 1])
+        shown = f"{low:+.2f}; {', '.join(f'{q:+.2f}' for q in quartiles)}; {high:+.2f} dB"
+        body.append([f"PIS of the {len(pis)} selected tasks: lowest; quartiles; highest", shown])
+        body.append(["Spearman of 1 - z and PIS among them", f"{spearman(1 - z, pis):.2f}"])
     return markdown(["quantity", "value"], body)
 
 
@@ -186,7 +193,15 @@ def collect_tgsr() -> dict[str, Any]:
         for t in tasks
         if t["name"] in z
     ]
-    return {"tasks": shown, "z": z, "z_again": sweep("again")}
+    before, after = scores(study / "groups/before"), scores(study / "groups/round_1_pis")
+    pis = {name: round(after[name] - before[name], 4) for name in after}
+    return {"tasks": shown, "z": z, "z_again": sweep("again"), "pis": pis}
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """Task -> PSNR, as `GroupTasks` measures it before and after a round."""
+    records = [r for file in folder.glob("*.jsonl") for r in read_jsonl(file) if "values" in r]
+    return {r["task"]: r["values"]["net"]["psnr"] for r in records}
 
 
 def main() -> None:
