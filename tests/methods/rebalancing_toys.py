@@ -15,7 +15,7 @@ from tgsr.degradations.second_order import SecondOrderSpace
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
 from tgsr.methods.rebalancing.boxes import partition_tasks
-from tgsr.methods.rebalancing.references import SCHEMA, VERSION
+from tgsr.methods.rebalancing.references import References
 from tgsr.tasks.task import TaskSet
 from tgsr.utils.files import write_json
 
@@ -35,8 +35,8 @@ def fake_references(path: Path, tasks: TaskSet, curves: dict[str, dict[int, floa
     write_json(
         path,
         {
-            "schema": SCHEMA,
-            "version": VERSION,
+            "schema": References.schema,
+            "version": References.version,
             "interval": interval,
             "protocol": {},
             "tasks": {

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tests.methods.rebalancing_toys import TASKS, fake_references, four_tasks, make_options, two_tasks
-from tgsr.methods.rebalancing.comparison import difference_table, method_table, with_summary
 from tgsr.methods.rebalancing.sampling import RebalancingTaskSampler
 from tgsr.methods.rebalancing.weighting import (
     DifficultyLossWeighting,
@@ -210,16 +209,3 @@ def test_geometric_mean_refuses_micro_batches(tmp_path):
     weighting.check(whole)
     with pytest.raises(ConfigError, match="which micro batches do not know in time"):
         weighting.check(cut)
-
-
-def test_tables_follow_the_metrics_direction():
-    values = {"uniform#0": {"a": 0.4, "b": 0.3}, "ours#0": {"a": 0.2, "b": 0.25}}
-    single = {"a": 0.1, "b": 0.25}
-    low = with_summary(values["ours#0"], single, higher_is_better=False)
-    assert (low["worst"], low["lag"]) == (0.25, pytest.approx(0.1))
-    high = with_summary(values["ours#0"], single)
-    assert (high["worst"], high["lag"]) == (0.2, pytest.approx(0.0))
-    table = method_table(values, ["a", "b"], metric="lpips", caption="", higher_is_better=False)
-    assert [c.higher_is_better for c in table.columns] == [False] * 4
-    table = difference_table(values, ["a", "b"], baseline="uniform", caption="", higher_is_better=False)
-    assert table.cell("ours", "worst").value == pytest.approx(-0.15)

@@ -13,8 +13,10 @@ from tests.methods.rebalancing_toys import TASKS, make_options, run
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.trainer import Trainer
+from tgsr.methods.rebalancing.comparison import Comparison, add_comparison
 from tgsr.methods.rebalancing.references import References
 from tgsr.methods.rebalancing.stages import read_weights
+from tgsr.report.builder import Report
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.utils.errors import ConfigError, DataError
 
@@ -25,7 +27,11 @@ LOGGER = {"print_freq": 10, "save_checkpoint_freq": 3, "use_tb_logger": False}
 def root(tmp_path_factory):
     """A folder with the references of two tasks, trained for 8 iterations."""
     folder = tmp_path_factory.mktemp("rebalancing")
-    run(make_options(folder, stem="refs", run={"type": "SingleTaskReferences", "interval": 4}, train=train(8)))
+    run(
+        make_options(
+            folder, stem="refs", run={"type": "SingleTaskReferences", "processes": 1, "interval": 4}, train=train(8)
+        )
+    )
     return folder
 
 
@@ -168,10 +174,14 @@ def test_references_of_another_data_set_and_interval(root, tmp_path):
 
 
 def test_references_with_other_options_are_not_mixed(root):
-    options = make_options(root, stem="mixed", run={"type": "SingleTaskReferences", "interval": 2}, train=train(2))
+    options = make_options(
+        root, stem="mixed", run={"type": "SingleTaskReferences", "processes": 1, "interval": 2}, train=train(2)
+    )
     run(options)
-    again = make_options(root, stem="mixed", run={"type": "SingleTaskReferences", "interval": 2}, train=train(4))
-    with pytest.raises(DataError, match="trained with other options"):
+    again = make_options(
+        root, stem="mixed", run={"type": "SingleTaskReferences", "processes": 1, "interval": 2}, train=train(4)
+    )
+    with pytest.raises(DataError, match="belongs to another sweep"):
         run(again)
 
 
@@ -179,7 +189,7 @@ def test_references_trained_in_parts_are_joined(root):
     """Some tasks in one start and all in the next, with other files kept: nothing is trained twice, none refused."""
 
     def start(**more):
-        stage = {"type": "SingleTaskReferences", "interval": 2, **more}
+        stage = {"type": "SingleTaskReferences", "processes": 1, "interval": 2, **more}
         run(make_options(root, stem="parts", run=stage, train=train(2)))
 
     start(tasks=["low"], keep_last=1)
@@ -192,20 +202,18 @@ def test_references_trained_in_parts_are_joined(root):
     assert {name: sorted(curve) for name, curve in joined.curves.items()} == {"low": [0, 2], "high": [0, 2]}
 
 
-def test_comparison_mends_a_cut_line(root):
-    weights = str(root / "experiments" / "refs" / "low" / "models" / "net_g_latest.pth")
-    stage = {"type": "CompareRebalancing", "runs": {"uniform#0": weights}, "test": "toy", "baseline": "uniform"}
-    run(make_options(root, stem="mended", run=stage))
-    memo = root / "experiments" / "mended" / "measured.jsonl"
-    whole = [json.loads(line) for line in memo.read_text().splitlines()]
-    assert len(whole) == 2
-    memo.write_text(memo.read_text()[:-20])  # the second measurement, cut by a kill
-    stage["runs"] = {"uniform#0": weights, "other#0": weights.replace("/low/", "/high/")}
-    for _ in range(2):  # two measurements are appended, then read again
-        run(make_options(root, stem="mended", run=stage))
-        found = [json.loads(line) for line in memo.read_text().splitlines()]
-        assert len(found) == 3
-        assert all(line in found for line in whole)
+def test_a_comparison_of_the_first_version_is_read(tmp_path):
+    old = {
+        "schema": "tgsr.rebalancing_comparison", "version": 1, "seed": 0, "options": "", "metric": "psnr",
+        "higher_is_better": True, "protocol": "Y", "num_images": 3, "baseline": "uniform", "tasks": ["a"], "runs": {},
+        "values": {"bicubic": {"a": 20.0}, "uniform#0": {"a": 21.0}, "ours#0": {"a": 21.5}}, "single": {"a": 22.0},
+    }  # fmt: skip
+    report = Report("old")
+    add_comparison(report, Comparison.from_json(old))
+    report.write(tmp_path)
+    methods, differences = ((tmp_path / "tables" / f"{n}.csv").read_text() for n in ("methods", "differences"))
+    assert "ours,21.5,21.5,21.5,0.5" in methods
+    assert "ours,0.5,0.5,0.5,-0.5" in differences
 
 
 def test_static_groups_comparison_and_variance(root):
@@ -219,7 +227,8 @@ def test_static_groups_comparison_and_variance(root):
     run(rebalance(root, "static", total_iter=2, tasks=static))
     pretrained = {"pretrain_network_g": str(root / "experiments" / "static" / "models" / "net_g_2.pth")}
     where = toy_options(root)["path"]
-    stage = {"type": "GradientVariance", "weights": {"low": 0.8, "high": 0.2}, "num_moments": 12, "num_samples": 12}
+    stage = {"type": "GradientVariance", "weights": {"low": 0.8, "high": 0.2}, "num_moments": 12, "num_samples": 12,
+             "processes": 1}  # fmt: skip
     run(make_options(root, stem="variance", run=stage, path={**where, **pretrained}))
     variance = json.loads((root / "experiments" / "variance" / "variance.json").read_text())
     energy = {k: v["energy"] for k, v in variance["tasks"].items()}
@@ -230,12 +239,15 @@ def test_static_groups_comparison_and_variance(root):
     runs = {"uniform#0": weights, "uniform#1": weights, "ours#0": weights}
     stage = {
         "type": "CompareRebalancing", "runs": runs, "test": "toy", "baseline": "uniform", "references": path,
+        "processes": 1,
         "weights": {"ours": str(root / "experiments" / "static" / "weights.jsonl")},
         "variance": str(root / "experiments" / "variance" / "variance.json"),
     }  # fmt: skip
     run(make_options(root, stem="compare", run=stage))
     content = json.loads((root / "experiments" / "compare" / "comparison.json").read_text())
-    assert content["values"]["uniform#0"] == content["values"]["ours#0"]
+    found = Comparison.from_json(content).measurements
+    assert found.values("uniform", "psnr")["0"] == found.values("ours", "psnr")["0"]
+    assert found.values("single-task networks", "psnr")[""].keys() == {"low", "high"}
     table = (root / "results" / "compare" / "report" / "tables" / "differences.csv").read_text()
     assert "ours,0.0" in table
     assert (root / "results" / "compare" / "report" / "figures" / "weights_ours.png").exists()
@@ -243,7 +255,7 @@ def test_static_groups_comparison_and_variance(root):
 
 def test_operator_sweep(root):
     sweep = {"set": {"type": "OperatorSweep", "operator": "noise", "num_settings": 3}}
-    stage = {"type": "SingleTaskReferences", "interval": 2}
+    stage = {"type": "SingleTaskReferences", "processes": 1, "interval": 2}
     run(make_options(root, stem="sweep", tasks=sweep, run=stage, train=train(2)))
     path = root / "experiments" / "sweep" / "references.json"
     stage = {"type": "OperatorDiscrimination", "references": {"noise": str(path)}}
@@ -276,7 +288,7 @@ def test_groups_as_tasks(root):
             "groups": str(root / "groups.json"),
         }
     }
-    stage = {"type": "SingleTaskReferences", "interval": 2}
+    stage = {"type": "SingleTaskReferences", "processes": 1, "interval": 2}
     run(make_options(root, stem="grefs", tasks=tasks, run=stage, train=train(2)))
     ours = sampler(root, references=str(root / "experiments" / "grefs" / "references.json"), interval=2)
     run(rebalance(root, "grouped", total_iter=2, tasks={**tasks, "sampler": ours}))
@@ -308,7 +320,9 @@ def test_adversarial_model(root):
 
 def test_stopped_references_go_on(root):
     """Stopped after 2 of 4 iterations of the first task, then started again."""
-    options = make_options(root, stem="stopped", run={"type": "SingleTaskReferences", "interval": 2}, train=train(4))
+    options = make_options(
+        root, stem="stopped", run={"type": "SingleTaskReferences", "processes": 1, "interval": 2}, train=train(4)
+    )
     whole = replace(options, name="unstopped")
     run(whole)
     from tgsr.engine.runner import make_runner
@@ -348,7 +362,7 @@ def test_named_degradations_as_tasks(root):
         },
     }
     tasks = {"set": {"type": "NamedTasks", "names": ["gaussian_blur", "gaussian_noise", "jpeg"]}}
-    stage = {"type": "SingleTaskReferences", "interval": 2}
+    stage = {"type": "SingleTaskReferences", "processes": 1, "interval": 2}
     run(make_options(root, stem="named", tasks=tasks, run=stage, train=train(4), **shared))
     ours = sampler(root, references=str(root / "experiments" / "named" / "references.json"), interval=2)
     run(rebalance(root, "named_run", total_iter=4, tasks={**tasks, "sampler": ours}, **shared))

@@ -230,24 +230,38 @@ class PaperTable(Stage):
 
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """Test sets only: a row whose files are not there is said on the page."""
-        sets, val = self.sets, self.options.datasets.val
-        paths = list(sets.values()) if isinstance(sets, Mapping) else [sets] if isinstance(sets, Path) else sets or []
-        named = [str(p) for p in paths] if sets is not None else list(val)
-        used = replace(
-            self.options,
-            run=None,
-            train=None,
-            network_d=None,
-            tasks=self.options.tasks if self.by_task else TaskOptions(),
-            path=replace(self.options.path, pretrain_network_g=None, pretrain_network_d=None, resume_state=None),
-            datasets=replace(self.options.datasets, train=None, val={k: v for k, v in val.items() if k in named}),
-        )
-        problems = missing_files(used, made=made, later=later)
-        for path in paths:
-            if str(path) not in val and not path.exists() and not _is_below(path, made):
-                place = f"{place_of(self.options, 'run.sets')} = {path}"
-                problems.append(ConfigError("no such set or folder", place=place, remedy="correct the path"))
-        return problems
+        return set_problems(self.options, self.sets, made, later, uses_tasks=self.by_task)
+
+
+def set_problems(
+    options: Options, sets: Sets | None, made: Sequence[Path], later: Sequence[Path], *, uses_tasks: bool = False
+) -> list[ConfigError]:
+    """What is missing of the test sets of a stage that says on its page which rows are; see `Runner.missing_files`.
+
+    Args:
+        options: of the stage.
+        sets: see `PaperTable`.
+        made, later: as of `Runner.missing_files`.
+        uses_tasks: whether the tasks of the options degrade the sets.
+    """
+    val = options.datasets.val
+    paths = list(sets.values()) if isinstance(sets, Mapping) else [sets] if isinstance(sets, Path) else sets or []
+    named = [str(p) for p in paths] if sets is not None else list(val)
+    used = replace(
+        options,
+        run=None,
+        train=None,
+        network_d=None,
+        tasks=options.tasks if uses_tasks else TaskOptions(),
+        path=replace(options.path, pretrain_network_g=None, pretrain_network_d=None, resume_state=None),
+        datasets=replace(options.datasets, train=None, val={k: v for k, v in val.items() if k in named}),
+    )
+    problems = missing_files(used, made=made, later=later)
+    for path in paths:
+        if str(path) not in val and not path.exists() and not _is_below(path, made):
+            place = f"{place_of(options, 'run.sets')} = {path}"
+            problems.append(ConfigError("no such set or folder", place=place, remedy="correct the path"))
+    return problems
 
 
 def _is_below(path: Path, roots: Sequence[Path]) -> bool:

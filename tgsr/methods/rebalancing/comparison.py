@@ -1,294 +1,212 @@
-"""Methods on every task: PSNR of each task and of the worst one, over seeds (tables 4 and 5, Figs. 5 and 7)."""
+"""Methods on every task: PSNR of each task and of the worst one, over seeds (tables 4 and 5, Figs. 5 b and 7)."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tgsr.config.options import options_hash, to_plain
 from tgsr.config.schema import Options
+from tgsr.config.spec import PositiveInt
 from tgsr.engine import build
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.engine.stages import make_restorer
-from tgsr.engine.validation import bicubic, validate
+from tgsr.engine.runner import RUNNERS
 from tgsr.methods.rebalancing.references import References
 from tgsr.methods.rebalancing.stages import read_weights
+from tgsr.methods.rebalancing.variance import VarianceFile
 from tgsr.report.builder import Report
 from tgsr.report.plots import grouped_bars, weights_over_time
 from tgsr.report.tables import Column, Number, Row, Table, aggregate
-from tgsr.tasks.task import TaskSet
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.compare import summary_table
+from tgsr.study.measure import Condition, Subject, measure
+from tgsr.study.measurements import Measurement, Measurements
+from tgsr.study.rows import Rows, expand, subjects_of, with_sets
+from tgsr.study.stage import Stage
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import append_jsonl, read_json, read_jsonl, to_json, write_atomic, write_json
+from tgsr.utils.registry import did_you_mean
 
-logger = logging.getLogger("tgsr")
-Values = Mapping[str, Mapping[str, float]]
-"""Run label -> task -> metric."""
-
-
-def by_method(labels: Sequence[str]) -> dict[str, list[str]]:
-    """Method -> its runs; `NAME#SEED` is a run of NAME."""
-    found: dict[str, list[str]] = {}
-    for label in labels:
-        found.setdefault(label.split("#")[0], []).append(label)
-    return found
+OWN = "single-task networks"
+"""The row of the references."""
 
 
-def with_summary(
-    tasks: Mapping[str, float], single: Mapping[str, float], *, higher_is_better: bool = True
-) -> dict[str, float]:
-    """Tasks, their `mean`, the `worst` of them, and `lag`: how far at most one is worse than the task's own network."""
-    worst, sign = (min, 1) if higher_is_better else (max, -1)
-    found = {**tasks, "mean": float(np.mean(list(tasks.values()))), "worst": worst(tasks.values())}
-    return {**found, "lag": max(sign * (single[t] - tasks[t]) for t in tasks)} if single else found
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Artefact):
+    """A `comparison.json`.
 
-
-def summary_columns(
-    tasks: Sequence[str], single: Mapping[str, float], *, group: str = "", higher_is_better: bool = True
-) -> list[Column]:
-    """Of the values of `with_summary`."""
-    columns = [Column(n, n, group, higher_is_better=higher_is_better, digits=3) for n in tasks]
-    columns += [Column(n, n, "", higher_is_better=higher_is_better, digits=3) for n in ("mean", "worst")]
-    return [*columns, Column("lag", "lag", "", higher_is_better=False, digits=3)] if single else columns
-
-
-def method_table(
-    values: Values,
-    tasks: Sequence[str],
-    *,
-    metric: str,
-    caption: str,
-    single: Mapping[str, float] | None = None,
-    higher_is_better: bool = True,
-) -> Table:
-    """Methods by tasks, mean, worst task and lag: mean ± sample standard deviation over runs.
-
-    Args:
-        values: run -> task -> metric.
-        tasks: columns.
-        metric: its name.
-        caption: of the table.
-        single: task -> metric of its own network, for the lag; None: no such column.
-        higher_is_better: of the metric.
+    Attributes:
+        metric: that was measured.
+        baseline: row that is subtracted; None: none.
+        measurements: of all runs, of bicubic enlargement, and of the references as the row `OWN`.
     """
-    single = single or {}
-    columns = summary_columns(tasks, single, group=metric, higher_is_better=higher_is_better)
-    rows = []
-    for method, labels in by_method(list(values)).items():
-        chosen = [{t: values[label][t] for t in tasks} for label in labels]
-        runs = [with_summary(v, single, higher_is_better=higher_is_better) for v in chosen]
-        rows.append(Row(method, {c.name: aggregate([r[c.name] for r in runs]) for c in columns}))
-    return Table(columns, rows, caption=caption)
+
+    schema: ClassVar[str] = "tgsr.rebalancing_comparison"
+    version: ClassVar[int] = 2
+    older: ClassVar[tuple[tuple[str, int], ...]] = (("tgsr.rebalancing_comparison", 1),)
+    made_by: ClassVar[str] = "CompareRebalancing"
+
+    metric: str
+    baseline: str | None
+    measurements: Measurements
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "measurements": self.measurements.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
+        if "values" in data:  # version 1
+            return super().from_json({**data, "measurements": _of_values(data)})
+        return super().from_json({**data, "measurements": Measurements.from_json(data["measurements"])})
 
 
-def difference_table(
-    values: Values,
-    tasks: Sequence[str],
-    *,
-    baseline: str,
-    caption: str,
-    single: Mapping[str, float] | None = None,
-    higher_is_better: bool = True,
-) -> Table:
-    """Each run minus the baseline's run of the same seed; mean ± sample standard deviation over seeds."""
-    single = single or {}
-    columns = summary_columns(tasks, single, higher_is_better=higher_is_better)
-    rows = []
-    for method, labels in by_method(list(values)).items():
-        if method == baseline:
-            continue
-        pairs = [(label, baseline + label[len(method) :]) for label in labels]
-        pairs = [(a, b) for a, b in pairs if b in values]
-        if not pairs:
-            continue
-        found: dict[str, list[float]] = {}
-        for a, b in pairs:
-            ours, theirs = (
-                with_summary({t: values[label][t] for t in tasks}, single, higher_is_better=higher_is_better)
-                for label in (a, b)
-            )
-            for name in ours:
-                found.setdefault(name, []).append(ours[name] - theirs[name])
-        rows.append(Row(method, {n: aggregate(v) for n, v in found.items()}, is_signed=True))
-    return Table(columns, rows, caption=caption)
+def _of_values(data: Mapping[str, Any]) -> Measurements:
+    metric, num = data["metric"], int(data["num_images"])
+    labelled = {**data["values"], **({OWN: data["single"]} if data["single"] else {})}
+    records = [
+        Measurement(*label.partition("#")[::2], "test", task, metric, float(value), num)
+        for label, values in labelled.items()
+        for task, value in values.items()
+    ]
+    about = {k: data[k] for k in ("protocol", "higher_is_better")}
+    return Measurements(records=records, metrics={metric: about})
 
 
 @RUNNERS.register()
-class CompareRebalancing(Runner):
-    """Measures checkpoints on every task of the option file -> `comparison.json` and a report.
+class CompareRebalancing(Stage):
+    """Measures networks on every task of the option file -> `comparison.json` and a report.
 
-    What is measured is kept in `measured.jsonl` by the digest of the weights, so that a stopped comparison goes on and
-    one with more runs measures the new ones only.
+    What is measured is kept by the content of the weights, so that a stopped comparison goes on and one with more runs
+    measures the new ones only.
 
     Args:
-        runs: label -> weights; `NAME#SEED` are runs of one method.
+        runs: label -> weights; `NAME#SEED` are runs of one method. None: nothing is measured, the page shows `weights`.
         test: name of the validation set that every task degrades.
-        baseline: method whose run of the same seed is subtracted, e.g. `uniform`.
+        sets: instead of it, a folder of test sets that are called as the tasks (`BuildBenchmarks`).
+        baseline: method whose run of the same seed is subtracted, e.g. `uniform`. None: none.
         references: `references.json`; its networks are measured on their own tasks (Fig. 7). None: left out.
         weights: title -> `weights.jsonl` to draw (Fig. 5 b).
         variance: `variance.json` to show.
         metric: name of the metric.
+        num_images: use the first so many images only.
+        processes: per rank; None: one per core on a CPU, one on a GPU.
     """
+
+    product = "comparison.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_images": 2}
 
     def __init__(
         self,
         *,
         options: Options,
         context: Context,
-        runs: dict[str, Path],
-        test: str,
-        baseline: str,
+        runs: Rows | None = None,
+        test: str | None = None,
+        sets: Path | None = None,
+        baseline: str | None = None,
         references: Path | None = None,
         weights: dict[str, Path] | None = None,
         variance: Path | None = None,
         metric: str = "psnr",
+        num_images: PositiveInt | None = None,
+        processes: PositiveInt | None = None,
     ) -> None:
         super().__init__(options=options, context=context)
-        if test not in options.datasets.val:
-            raise ConfigError(f"there is no validation set '{test}'", place=f"{options.name}: run.test")
-        if metric not in options.val.metrics:
-            raise ConfigError(f"there is no metric '{metric}'", place=f"{options.name}: val.metrics")
-        if baseline not in by_method(list(runs)):
-            raise ConfigError(f"no run is called '{baseline}'", place=f"{options.name}: run.baseline")
-        self.runs, self.test, self.baseline, self.references = dict(runs), test, baseline, references
+        self.runs = expand(runs or {}, f"{options.name}: run.runs")
+        self.test, self.sets, self.baseline, self.references = test, sets, baseline, references
         self.weights, self.variance, self.metric = dict(weights or {}), variance, metric
+        self.num_images, self.processes = num_images, processes
+        self._check()
 
-    def run(self) -> None:
-        for label, path in self.runs.items():
-            if not path.is_file():
-                raise DataError(f"run '{label}' has no weights", place=str(path), remedy="train it first")
-        tasks = build.build_tasks(self.options)
-        dataset = self.options.datasets.val[self.test].build(scale=self.options.scale, tasks=tasks)
-        if self.context.is_main:
-            self._repair()
-        values: dict[str, dict[str, float]] = {"bicubic": self._measure(None, tasks, dataset)}
-        for label, path in self.runs.items():
-            values[label] = self._measure(path, tasks, dataset)
-        single = self._single(tasks, dataset)
-        if not self.context.is_main:
-            self.context.barrier()
+    def _check(self) -> None:
+        options, methods = self.options, {label.split("#")[0] for label in self.runs}
+        if not self.runs and not self.weights:
+            raise ConfigError("there is nothing to compare", place=f"{options.name}: run.runs")
+        if not self.runs:
             return
-        metric = build.build_metrics(self.options)[self.metric]
-        content = {
-            "schema": "tgsr.rebalancing_comparison",
-            "version": 1,
-            "seed": self.options.manual_seed,
-            "options": options_hash(self.options),
-            "metric": self.metric,
-            "higher_is_better": metric.higher_is_better,
-            "protocol": metric.protocol,
-            "num_images": len(dataset),
-            "baseline": self.baseline,
-            "tasks": tasks.names,
-            "runs": {k: str(v) for k, v in self.runs.items()},
-            "values": values,
-            "single": single,
-        }
-        write_json(self.folder / "comparison.json", content)
-        report = comparison_report(
-            content,
-            weights={title: read_weights(path) for title, path in self.weights.items()},
-            variance=None if self.variance is None else read_json(self.variance),
-            title=self.options.name,
-        )
-        page = report.write(Path(self.options.path.results_root) / self.options.name / "report")
-        logger.info("report: %s", page)
-        self.context.barrier()
+        if (self.test is None) == (self.sets is None):
+            remedy = "give test, a set under datasets.val, or sets, a folder of test sets"
+            raise ConfigError("one place to measure on is needed", place=f"{options.name}: run.test", remedy=remedy)
+        if self.test is not None and self.test not in options.datasets.val:
+            remedy = did_you_mean(self.test, options.datasets.val)
+            raise ConfigError(
+                f"there is no validation set '{self.test}'", place=f"{options.name}: run.test", remedy=remedy
+            )
+        if self.metric not in options.val.metrics:
+            raise ConfigError(f"there is no metric '{self.metric}'", place=f"{options.name}: val.metrics")
+        if self.baseline is not None and self.baseline not in methods:
+            raise ConfigError(f"no run is called '{self.baseline}'", place=f"{options.name}: run.baseline")
 
-    def _repair(self) -> None:
-        """Remove a line of `measured.jsonl` that a kill cut, so that the next one does not grow onto it."""
-        memo = self.folder / "measured.jsonl"
-        if memo.exists():
-            lines = "".join(to_json(record) + "\n" for record in read_jsonl(memo))
-            write_atomic(memo, lambda file: file.write(lines.encode()))
-
-    def _restorer(self, weights: Path | str) -> Any:
-        path = replace(self.options.path, pretrain_network_g=Path(weights))
-        return make_restorer(replace(self.options, path=path, train=None), self.context)
-
-    def _measure(self, weights: Path | str | None, tasks: TaskSet, dataset: Any) -> dict[str, float]:
-        """Task -> metric of some weights, or of bicubic enlargement."""
-        memo, key = self.folder / "measured.jsonl", self._key(weights, tasks)
-        known = self.context.from_main({r["key"]: r["values"] for r in read_jsonl(memo)})
-        if key in known:
-            return known[key]
-        restore = bicubic(self.options.scale) if weights is None else self._restorer(weights)
-        metrics = {self.metric: build.build_metrics(self.options)[self.metric]}
-        found = {t.name: validate(restore, dataset, metrics, self.context, task=t).means()[self.metric] for t in tasks}
+    def work(self) -> None:
+        if not self.runs:
+            return
+        tasks = build.build_tasks(self.options)
+        if self.test is not None:
+            options, conditions = self.options, [Condition(self.test, task) for task in tasks]
+        else:
+            assert self.sets is not None
+            options, names = with_sets(self.options, self.sets, tasks.names)
+            conditions = [Condition(name) for name in names]
+        subjects = [Subject("bicubic"), *self._subjects()]
+        if self.references is not None:
+            references = References.load(self.references)
+            references.check_tasks(tasks)
+            subjects += [Subject(OWN, Path(references.weights[n]), on=(n,)) for n in tasks.names]
+        found = measure(
+            subjects, conditions, [self.metric], self.results / "measured.jsonl", options, self.context,
+            num_images=self.num_images, processes=self.processes,
+        )  # fmt: skip
         if self.context.is_main:
-            append_jsonl(memo, {"key": key, "weights": str(weights), "values": found})
+            Comparison(
+                metric=self.metric, baseline=self.baseline, measurements=found, **stamp(self.options)
+            ).save(self.folder / self.product)  # fmt: skip
+
+    def _subjects(self) -> list[Subject]:
+        found = []
+        for label, run in self.runs.items():
+            there = subjects_of(label, run)
+            if there is None:
+                place = str(run.weights or run.images)
+                raise DataError(f"run '{label}' has no weights", place=place, remedy="train it first")
+            found += there
         return found
 
-    def _key(self, weights: Path | str | None, tasks: TaskSet) -> str:
-        """What a measurement depends on, as a digest."""
-        options = self.options
-        state = hashlib.blake2b(digest_size=8)
-        settings = [options.network_g, options.datasets.val[self.test], options.val.metrics[self.metric], options.scale]
-        state.update(to_json([to_plain(s) for s in settings] + [options.precision, [t.id for t in tasks]]).encode())
-        state.update(b"bicubic" if weights is None else Path(weights).read_bytes())
-        return state.hexdigest()
-
-    def _single(self, tasks: TaskSet, dataset: Any) -> dict[str, float]:
-        if self.references is None:
-            return {}
-        references = References.load(self.references)
-        references.check_tasks(tasks)
-        found = {}
-        for task in tasks:
-            found.update(self._measure(references.weights[task.name], TaskSet([task]), dataset))
-        return found
+    def page(self) -> Report:
+        report = Report(self.options.name, subtitle="Mean ± sample standard deviation over seeds")
+        if self.runs:
+            add_comparison(report, Comparison.load(self.folder / self.product))
+        if self.weights:
+            _add_weights(report, {title: read_weights(path) for title, path in self.weights.items()})
+        if self.variance is not None:
+            _add_variance(report, VarianceFile.load(self.variance))
+        return report
 
 
-def comparison_report(
-    content: Mapping[str, Any],
-    *,
-    weights: Mapping[str, Sequence[Mapping[str, Any]]],
-    variance: Mapping[str, Any] | None,
-    title: str,
-) -> Report:
-    """The page of a `comparison.json`."""
-    tasks, values, single = content["tasks"], content["values"], content["single"]
-    metric, baseline, is_high = content["metric"], content["baseline"], content["higher_is_better"]
-    caption = f"{content['protocol']}; {content['num_images']} images, each degraded by every task."
-    report = Report(title, subtitle="Mean ± sample standard deviation over seeds")
+def add_comparison(report: Report, content: Comparison) -> None:
+    """Every task, differences to the baseline, and distances to single-task networks."""
+    found, metric = content.measurements, content.metric
+    own = OWN if OWN in found.names else None
+    caption = found.caption() + (" lag: largest distance of a task to its own network." if own else "")
     report.section("Every task")
-    if single:
-        caption += " lag: largest distance of a task to its own network."
-    table = method_table(values, tasks, metric=metric, caption=caption, single=single, higher_is_better=is_high)
-    if single:
-        cells = {n: Number(v) for n, v in with_summary(single, single, higher_is_better=is_high).items()}
-        rows = [*table.rows, Row("single-task networks", cells, is_ranked=False)]
-        table = Table(table.columns, rows, caption=caption)
-    report.add_table("methods", table)
+    report.add_table("methods", summary_table(found, metric, own=own, caption=caption))
     unit = ", dB" if metric == "psnr" else ""
-    caption = f"{metric} minus {baseline} with the same seed{unit}."
-    table = difference_table(
-        values, tasks, baseline=baseline, caption=caption, single=single, higher_is_better=is_high
-    )
-    report.add_table("differences", table)
-    if single:
-        methods = by_method(list(values))
+    if content.baseline is not None:
+        caption = f"{metric} minus {content.baseline} with the same seed{unit}."
+        table = summary_table(found, metric, own=own, baseline=content.baseline, caption=caption)
+        report.add_table("differences", table)
+    if own is not None:
+        single = found.values(own, metric)[""]
         bars = {
-            method: [aggregate([values[label][t] - single[t] for label in labels]) for t in tasks]
-            for method, labels in methods.items()
-            if method != "bicubic"
-        }
+            name: [aggregate([run[t] - single[t] for run in found.values(name, metric).values()]) for t in single]
+            for name in found.names if name not in ("bicubic", own)
+        }  # fmt: skip
         report.section("Against single-task networks")
         report.add_plot(
-            "single", grouped_bars(tasks, bars, y_label=f"{metric} minus that of the task's own network{unit}"),
+            "single", grouped_bars(list(single), bars, y_label=f"{metric} minus that of the task's own network{unit}"),
             caption="How far the shared networks are from networks that know one task only (Fig. 7 of the paper).",
         )  # fmt: skip
-    if weights:
-        _add_weights(report, weights)
-    if variance is not None:
-        _add_variance(report, variance)
-    return report
 
 
 def _add_weights(report: Report, weights: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -303,20 +221,20 @@ def _add_weights(report: Report, weights: Mapping[str, Sequence[Mapping[str, Any
         report.add_plot(f"weights_{name}", plot, caption=f"{name}: weights over iterations (Fig. 5 b of the paper).")
 
 
-def _add_variance(report: Report, variance: Mapping[str, Any]) -> None:
+def _add_variance(report: Report, variance: VarianceFile) -> None:
     report.section("Gradient variance (conclusion 2)")
     columns = [Column("predicted", "Predicted", digits=6), Column("measured", "Measured", digits=6),
                Column("error", "Standard error", digits=6)]  # fmt: skip
     rows = [
         Row(s, {"predicted": Number(e["predicted"]), "measured": Number(e["measured"]),
                 "error": Number(e["measured_error"])}, is_ranked=False)
-        for s, e in variance["schemes"].items()
+        for s, e in variance.schemes.items()
     ]  # fmt: skip
     rows += [
         Row(f"re-weighting minus {s}", {"predicted": Number(e["predicted"]), "measured": Number(e["measured"]),
                                         "error": Number(e["measured_error"])}, is_ranked=False, is_signed=True)
-        for s, e in variance["differences"].items()
+        for s, e in variance.differences.items()
     ]  # fmt: skip
-    weights = ", ".join(f"{n} {e['weight']:.3f}" for n, e in variance["tasks"].items())
+    weights = ", ".join(f"{n} {e['weight']:.3f}" for n, e in variance.tasks.items())
     caption = f"Variance of single-sample gradients, summed over all coordinates. Weights: {weights}."
     report.add_table("variance", Table(columns, rows, caption=caption, row_head="Scheme"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import PositiveInt, Range
 from tgsr.degradations.base import PointSpace, Space
@@ -20,22 +19,20 @@ from tgsr.degradations.second_order import (
     RESIZE_KEEP,
     SecondOrderSpace,
 )
-from tgsr.engine import build
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.engine.stages import make_restorer
-from tgsr.engine.validation import validate
+from tgsr.engine.runner import RUNNERS
 from tgsr.methods.rebalancing.references import References
 from tgsr.report.builder import Report
 from tgsr.report.plots import curves, grouped_bars
 from tgsr.report.tables import Column, Number, Row, Table
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.measure import Condition, Subject, measure
+from tgsr.study.stage import Stage
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.tasks.task import Task, TaskSet
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import write_json
 from tgsr.utils.registry import did_you_mean
 
-logger = logging.getLogger("tgsr")
 Fraction = Annotated[float, Range(0, 1)]
 
 SWEPT_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -164,8 +161,24 @@ def operator_statistics(values: list[float], distances: list[float], *, toleranc
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Discrimination(Artefact):
+    """A `discrimination.json`.
+
+    Attributes:
+        metric: whose distances these are.
+        operators: operator -> label of the shared network -> see `operator_statistics`.
+    """
+
+    schema: ClassVar[str] = "tgsr.operator_discrimination"
+    made_by: ClassVar[str] = "OperatorDiscrimination"
+
+    metric: str
+    operators: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
 @RUNNERS.register()
-class OperatorDiscrimination(Runner):
+class OperatorDiscrimination(Stage):
     """PSNR distances of networks fine-tuned on single severities -> `discrimination.json` and a report.
 
     Args:
@@ -174,7 +187,10 @@ class OperatorDiscrimination(Runner):
             start of the references (Fig. 1).
         metric: name of the metric.
         tolerance: of the linearity range (Fig. 9), see `linear_range`.
+        processes: per rank; None: one per core on a CPU, one on a GPU.
     """
+
+    product = "discrimination.json"
 
     def __init__(
         self,
@@ -185,46 +201,38 @@ class OperatorDiscrimination(Runner):
         checkpoints: dict[str, Path] | None = None,
         metric: str = "psnr",
         tolerance: float = 0.1,
+        processes: PositiveInt | None = None,
     ) -> None:
         super().__init__(options=options, context=context)
         self.references, self.checkpoints = references, dict(checkpoints or {})
-        self.metric, self.tolerance = metric, tolerance
+        self.metric, self.tolerance, self.processes = metric, tolerance, processes
+        if self.checkpoints and options.val.val_tasks not in options.datasets.val:
+            raise ConfigError("the shared networks are measured on it", place=f"{options.name}: val.val_tasks")
 
-    def run(self) -> None:
-        results: dict[str, Any] = {}
-        for operator, path in self.references.items():
-            references = References.load(path)
-            tasks = TaskSet.load(Path(path).parent / "tasks.json")
-            references.check_tasks(tasks)
-            values = self._values(tasks, operator, path)
-            last = max(next(iter(references.curves.values())))
-            single = {n: references.at(n, last, self.metric) for n in tasks.names}
-            shared = {"start": {n: references.at(n, 0, self.metric) for n in tasks.names}}
-            if self.checkpoints:
-                shared = {label: self._measure(weights, tasks) for label, weights in self.checkpoints.items()}
-            results[operator] = {
-                label: operator_statistics(
-                    values, [single[n] - multi[n] for n in tasks.names], tolerance=self.tolerance
-                )
-                for label, multi in shared.items()
-            }
+    def work(self) -> None:
+        found = {operator: self._distances(operator, path) for operator, path in self.references.items()}
         if self.context.is_main:
-            write_json(
-                self.folder / "discrimination.json",
-                {
-                    "schema": "tgsr.operator_discrimination",
-                    "version": 1,
-                    "seed": self.options.manual_seed,
-                    "options": options_hash(self.options),
-                    "metric": self.metric,
-                    "operators": results,
-                },
-            )
-            page = discrimination_report(results, title=self.options.name).write(
-                Path(self.options.path.results_root) / self.options.name / "report"
-            )
-            logger.info("report: %s", page)
-        self.context.barrier()
+            Discrimination(metric=self.metric, operators=found, **stamp(self.options)).save(self.folder / self.product)
+
+    def page(self) -> Report:
+        found = Discrimination.load(self.folder / self.product)
+        return discrimination_report(found.operators, title=self.options.name)
+
+    def _distances(self, operator: str, path: Path) -> dict[str, Any]:
+        """Shared network -> statistics of one operator's sweep."""
+        references = References.load(path)
+        tasks = TaskSet.load(Path(path).parent / "tasks.json")
+        references.check_tasks(tasks)
+        values, last = self._values(tasks, operator, path), max(next(iter(references.curves.values())))
+        single = {n: references.at(n, last, self.metric) for n in tasks.names}
+        if self.checkpoints:
+            shared = self._measure(operator, tasks)
+        else:
+            shared = {"start": {n: references.at(n, 0, self.metric) for n in tasks.names}}
+        return {
+            label: operator_statistics(values, [single[n] - multi[n] for n in tasks.names], tolerance=self.tolerance)
+            for label, multi in shared.items()
+        }
 
     def _values(self, tasks: TaskSet, operator: str, path: Path) -> list[float]:
         source = tasks.source.get("parent", tasks.source)
@@ -236,18 +244,18 @@ class OperatorDiscrimination(Runner):
             )
         return source["values"]
 
-    def _measure(self, weights: Path, tasks: TaskSet) -> dict[str, float]:
-        options = replace(self.options, path=replace(self.options.path, pretrain_network_g=weights))
-        restore = make_restorer(options, self.context)
-        name = options.val.val_tasks
-        if name is None or name not in options.datasets.val:
-            raise ConfigError("the shared networks are measured on it", place=f"{options.name}: val.val_tasks")
-        dataset = options.datasets.val[name].build(scale=options.scale, tasks=tasks)
-        metrics = {self.metric: build.build_metrics(options)[self.metric]}
-        return {t.name: validate(restore, dataset, metrics, self.context, task=t).means()[self.metric] for t in tasks}
+    def _measure(self, operator: str, tasks: TaskSet) -> dict[str, Mapping[str, float]]:
+        """Checkpoint -> task -> metric."""
+        subjects = [Subject(label, weights) for label, weights in self.checkpoints.items()]
+        conditions = [Condition(str(self.options.val.val_tasks), task) for task in tasks]
+        journal = self.results / f"measured_{operator}.jsonl"
+        found = measure(
+            subjects, conditions, [self.metric], journal, self.options, self.context, processes=self.processes
+        )
+        return {label: next(iter(found.values(label, self.metric).values())) for label in found.names}
 
 
-def discrimination_report(results: dict[str, Any], *, title: str) -> Report:
+def discrimination_report(results: Mapping[str, Any], *, title: str) -> Report:
     """A curve for each operator, and the variances as bars and a table."""
     report = Report(title, subtitle="PSNR distance of networks fine-tuned on one severity to the shared network")
     report.section("Distances")

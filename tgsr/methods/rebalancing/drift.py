@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import Range
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
 from tgsr.report.builder import Report
 from tgsr.report.plots import heat_map, scatter, spearman
 from tgsr.report.tables import Column, Number, Row, Table
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.stage import Stage
 from tgsr.utils.errors import DataError
-from tgsr.utils.files import check_schema, read_jsonl, write_json
+from tgsr.utils.files import check_schema, read_jsonl
 
-logger = logging.getLogger("tgsr")
 INDICATORS, INDICATORS_VERSION = "tgsr.indicators", 1
 
 
@@ -92,8 +92,32 @@ def drift(
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class DriftFile(Artefact):
+    """A `drift.json`: what was compared, the settings, and the result of `drift`."""
+
+    schema: ClassVar[str] = "tgsr.indicator_drift"
+    made_by: ClassVar[str] = "IndicatorDrift"
+
+    files: Mapping[str, str]
+    left_out: int
+    num_groups: int
+    share: float
+    direction: str
+    tasks: Sequence[str]
+    before: Sequence[float]
+    after: Sequence[float]
+    groups: Sequence[Sequence[int]]
+    moves: Sequence[Sequence[int]]
+    stay: float
+    kept: Sequence[str]
+    new: Sequence[str]
+    gone: Sequence[str]
+    correlation: float
+
+
 @RUNNERS.register()
-class IndicatorDrift(Runner):
+class IndicatorDrift(Stage):
     """Compares the indicators of the same tasks at two checkpoints -> `drift.json` and a report (Fig. 5 a).
 
     TGSR groups once, before training. Here its indicator, measured at two checkpoints, ranks the tasks, and the ranks
@@ -107,6 +131,8 @@ class IndicatorDrift(Runner):
         share: part of the tasks that TGSR selects as unsatisfactory.
         direction: `low`: a low indicator is unsatisfactory; `high`: TGSR's Algorithm 1 to the letter.
     """
+
+    product = "drift.json"
 
     def __init__(
         self,
@@ -123,31 +149,26 @@ class IndicatorDrift(Runner):
         self.before, self.after = before, after
         self.settings: dict[str, Any] = {"num_groups": num_groups, "share": share, "direction": direction}
 
-    def run(self) -> None:
+    def work(self) -> None:
+        (tasks, first), (others, second) = read_indicators(self.before), read_indicators(self.after)
+        if tasks != others:
+            raise DataError(
+                "the two files are of different task sets",
+                place=f"{self.before}, {self.after}",
+                remedy="measure the same tasks.json at both checkpoints",
+            )
+        found = drift(first, second, **self.settings)
         if self.context.is_main:
-            (tasks, first), (others, second) = read_indicators(self.before), read_indicators(self.after)
-            if tasks != others:
-                raise DataError(
-                    "the two files are of different task sets",
-                    place=f"{self.before}, {self.after}",
-                    remedy="measure the same tasks.json at both checkpoints",
-                )
-            content = {
-                "schema": "tgsr.indicator_drift",
-                "version": 1,
-                "seed": self.options.manual_seed,
-                "options": options_hash(self.options),
-                "files": {"before": str(self.before), "after": str(self.after)},
-                "left_out": 0,
+            DriftFile(
+                files={"before": str(self.before), "after": str(self.after)},
+                left_out=len({*first, *second}) - len(found["tasks"]),
                 **self.settings,
-                **drift(first, second, **self.settings),
-            }
-            content["left_out"] = len({*first, *second}) - len(content["tasks"])
-            write_json(self.folder / "drift.json", content)
-            report = drift_report(content, title=self.options.name)
-            page = report.write(Path(self.options.path.results_root) / self.options.name / "report")
-            logger.info("report: %s", page)
-        self.context.barrier()
+                **found,
+                **stamp(self.options),
+            ).save(self.folder / self.product)
+
+    def page(self) -> Report:
+        return drift_report(vars(DriftFile.load(self.folder / self.product)), title=self.options.name)
 
 
 def drift_report(content: Mapping[str, Any], *, title: str) -> Report:

@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tgsr.config.options import options_hash, to_plain
-from tgsr.config.schema import Options, TaskOptions, TaskSetSpec
-from tgsr.config.spec import Kind, PositiveInt, Spec
+from tgsr.config.schema import Options, TaskSetSpec
+from tgsr.config.spec import PositiveInt
 from tgsr.data.batch import Batch
 from tgsr.degradations.base import Space
 from tgsr.engine import build
+from tgsr.engine.build import global_batch
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
+from tgsr.engine.smallest import with_arguments
 from tgsr.engine.trainer import Trainer
 from tgsr.engine.validation import validate
 from tgsr.models.base import StepResult
+from tgsr.study import subrun
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.journal import Journal, Record
+from tgsr.study.pool import run_all
+from tgsr.study.stage import Stage
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.tasks.task import Task, TaskSet
-from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import (
-    append_jsonl,
-    check_schema,
-    file_digest,
-    read_json,
-    read_jsonl,
-    to_json,
-    write_atomic,
-    write_json,
-)
+from tgsr.utils.errors import ConfigError, DataError, Stopped
+from tgsr.utils.files import append_jsonl, file_digest, read_jsonl, to_json, write_atomic
 
 logger = logging.getLogger("tgsr")
-SCHEMA, VERSION = "tgsr.references", 1
-SECONDS_BETWEEN_LOOKS = 2.0
 Curve = dict[int, dict[str, float]]
 """Iteration -> metric -> value."""
-_TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
 
 COMPARED = {
     "scale": "scale",
@@ -92,40 +86,47 @@ def _start(options: Options) -> str:
     return file_digest(path)
 
 
-@dataclass(frozen=True)
-class References:
+@dataclass(frozen=True, kw_only=True)
+class References(Artefact):
     """The content of a `references.json`.
 
     Attributes:
-        place: the file.
         interval: iterations between two values of a curve.
         protocol: see `protocol_of`.
-        ids: task -> task id.
-        curves: task -> curve on the task's validation set; iteration 0 is the common start.
-        weights: task -> file of its last weights.
+        tasks: task -> `id`; `weights`, the file of its last ones; `curve`, on the task's validation set: iteration
+            (0 is the common start) -> metric -> value.
+        place: the file.
     """
 
-    place: str
+    schema: ClassVar[str] = "tgsr.references"
+    made_by: ClassVar[str] = "SingleTaskReferences"
+
     interval: int
     protocol: Mapping[str, Any]
-    ids: Mapping[str, str]
-    curves: Mapping[str, Curve]
-    weights: Mapping[str, str]
+    tasks: Mapping[str, Mapping[str, Any]]
+    place: str = ""
 
-    @staticmethod
-    def load(path: Path | str) -> References:
-        """Read the file; DataError for another schema or version."""
-        data = read_json(path)
-        check_schema(data, SCHEMA, path, version=VERSION, made_by="SingleTaskReferences")
-        tasks = data["tasks"]
-        return References(
-            str(path),
-            data["interval"],
-            data["protocol"],
-            {k: v["id"] for k, v in tasks.items()},
-            {k: {int(i): m for i, m in v["curve"].items()} for k, v in tasks.items()},
-            {k: v["weights"] for k, v in tasks.items()},
-        )
+    @property
+    def ids(self) -> dict[str, str]:
+        """Task -> task id."""
+        return {name: entry["id"] for name, entry in self.tasks.items()}
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Task -> file of its last weights."""
+        return {name: entry["weights"] for name, entry in self.tasks.items()}
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """Task -> curve."""
+        return {name: {int(i): m for i, m in entry["curve"].items()} for name, entry in self.tasks.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in super().to_json().items() if k != "place"}
+
+    @classmethod
+    def load(cls, path: Path | str, **checks: Any) -> References:
+        return replace(super().load(path, **checks), place=str(path))
 
     def check_tasks(self, tasks: TaskSet) -> None:
         """DataError when a task has no reference, or one of the same name but another degradation."""
@@ -163,23 +164,23 @@ class References:
             logger.warning("%s: trained with another optimiser, schedule or loss than %s", self.place, options.name)
         assert options.train is not None
         for iteration in range(interval, options.train.total_iter + 1, interval):
-            for name in self.curves:
+            for name in self.tasks:
                 self.at(name, iteration, metric)
 
     def at(self, task: str, iteration: int, metric: str) -> float:
         """The metric of a task's own network after so many iterations; DataError when it was not measured then."""
-        curve = self.curves[task]
-        if iteration not in curve:
-            have = ", ".join(map(str, sorted(curve)[-3:]))
+        curve = self.tasks[task]["curve"]
+        if str(iteration) not in curve:
+            have = ", ".join(map(str, sorted(map(int, curve))[-3:]))
             raise DataError(
                 f"the reference of task '{task}' has no value at iteration {iteration} (interval {self.interval}, "
                 f"the last are {have})",
                 place=self.place,
                 remedy="use a multiple of its interval, or train the references longer",
             )
-        if metric not in curve[iteration]:
+        if metric not in curve[str(iteration)]:
             raise DataError(f"the reference of task '{task}' has no metric '{metric}'", place=self.place)
-        return curve[iteration][metric]
+        return curve[str(iteration)][metric]
 
     def gains(self, metric: str) -> dict[str, float]:
         """Task -> what its own network gained from the start to its last iteration."""
@@ -194,6 +195,8 @@ def _short(value: Any) -> str:
 class CurveHook(Hook):
     """Validates a run on the set of its one task, at the start and after every interval -> `curve.jsonl`.
 
+    The ranks that share the run measure together; the first of them writes.
+
     Args:
         task: the task.
         dataset: validation set.
@@ -203,23 +206,33 @@ class CurveHook(Hook):
 
     def __init__(self, task: Task, dataset: Any, *, interval: int, header: Mapping[str, Any]) -> None:
         self.task, self.dataset, self.interval, self.header = task, dataset, interval, dict(header)
+        self.curve: Curve = {}
 
     def before_train(self, trainer: Trainer) -> None:
         self.path = trainer.experiment.path / "curve.jsonl"
-        kept = read_curve(self.path, self.header) if self.path.exists() else {}
-        kept = {i: v for i, v in kept.items() if i <= trainer.iteration}
-        lines = [self.header, *({"iteration": i, "metrics": v} for i, v in kept.items())]
-        write_atomic(self.path, lambda f: f.write("".join(to_json(x) + "\n" for x in lines).encode()))
-        if trainer.iteration not in kept and trainer.iteration % self.interval == 0:
+        kept = trainer.context.from_main(self._kept(trainer.iteration) if trainer.context.is_main else None)
+        self.curve = kept
+        is_due = trainer.iteration % self.interval == 0 or trainer.iteration == trainer.total_iter
+        if is_due and trainer.iteration not in kept:
             self._measure(trainer)
 
     def after_step(self, trainer: Trainer, result: StepResult, batches: Sequence[Batch]) -> None:
         if trainer.iteration % self.interval == 0 or trainer.iteration == trainer.total_iter:
             self._measure(trainer)
 
+    def _kept(self, iteration: int) -> Curve:
+        """What is there up to an iteration, to which the file is cut."""
+        kept = read_curve(self.path, self.header) if self.path.exists() else {}
+        kept = {i: v for i, v in kept.items() if i <= iteration}
+        lines = [self.header, *({"iteration": i, "metrics": v} for i, v in kept.items())]
+        write_atomic(self.path, lambda f: f.write("".join(to_json(x) + "\n" for x in lines).encode()))
+        return kept
+
     def _measure(self, trainer: Trainer) -> None:
-        result = validate(trainer.restore, self.dataset, trainer.metrics, trainer.context, task=self.task)
-        append_jsonl(self.path, {"iteration": trainer.iteration, "metrics": result.means()})
+        found = validate(trainer.restore, self.dataset, trainer.metrics, trainer.context, task=self.task).means()
+        self.curve[trainer.iteration] = found
+        if trainer.context.is_main:
+            append_jsonl(self.path, {"iteration": trainer.iteration, "metrics": found})
 
 
 def read_curve(path: Path, header: Mapping[str, Any]) -> Curve:
@@ -234,18 +247,55 @@ def read_curve(path: Path, header: Mapping[str, Any]) -> Curve:
     return {r["iteration"]: r["metrics"] for r in records[1:]}
 
 
+@dataclass(frozen=True)
+class _Trainings:
+    """One training for each task (see `pool.Work`).
+
+    Attributes:
+        options: of the stage.
+        headers: task -> header of its curve.
+        interval, keep_last: see `SingleTaskReferences`.
+    """
+
+    options: Options
+    headers: Mapping[str, Mapping[str, Any]]
+    interval: int
+    keep_last: int | None
+
+    def open(self, context: Context) -> Callable[[str], Record]:
+        options, tasks = self.options, build.build_tasks(self.options)
+        assert options.val.val_tasks is not None
+        spec = options.datasets.val[options.val.val_tasks]
+
+        def train(name: str) -> Record:
+            task = tasks[tasks.index(name)]
+            dataset = spec.build(scale=options.scale, tasks=TaskSet([task]))
+            hook = CurveHook(task, dataset, interval=self.interval, header=self.headers[name])
+            logger.info("reference of task %s", name)
+            run = reference_options(options, task, self.interval, self.keep_last)
+            weights = subrun.latest_weights(subrun.train(run, context, hooks=[hook]))
+            return {"weights": str(weights), "curve": {str(i): v for i, v in sorted(hook.curve.items())}}
+
+        return train
+
+
 @RUNNERS.register()
-class SingleTaskReferences(Runner):
+class SingleTaskReferences(Stage):
     """Trains one network for each task of the option file, all from the same start -> `references.json`.
 
     `train` is the training of each: the paper fine-tunes RealESRNet for 400,000 iterations with a checkpoint every
-    5,000. Ranks share the tasks. Every training is a run of its own below this stage's folder and resumes by itself.
+    5,000. Where there are fewer tasks than ranks, each training is shared by several, with the global batch of the
+    option file; otherwise they queue. Every training is a run of its own below this stage's folder, which resumes.
 
     Args:
         interval: iterations between two checkpoints and validations on the set that `val.val_tasks` names.
         tasks: names of the tasks to train. None: all of them.
-        keep_last: checkpoints of each reference to keep. None: all.
+        keep_last: checkpoints of each reference to keep. None: as `logger.keep_last` says.
+        processes: per rank; None: one per core on a CPU, one on a GPU.
     """
+
+    product = "references.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"interval": 1}
 
     def __init__(
         self,
@@ -255,35 +305,60 @@ class SingleTaskReferences(Runner):
         interval: PositiveInt = 5000,
         tasks: list[str] | None = None,
         keep_last: PositiveInt | None = None,
+        processes: PositiveInt | None = None,
     ) -> None:
         super().__init__(options=options, context=context)
-        self.interval, self.names, self.keep_last = interval, tasks, keep_last
+        self.interval, self.names, self.keep_last, self.processes = interval, tasks, keep_last, processes
 
-    def run(self) -> None:
-        protocol = protocol_of(self.options)
+    @classmethod
+    def smallest(cls, options: Options) -> Options:
+        """Four severities of a sweep, two points of a space: the fewest that later stages can read."""
+        options, spec = super().smallest(options), options.tasks.set
+        counts = {"num_settings": 4, "num_tasks": 2}
+        few = {} if spec is None else {k: n for k, n in counts.items() if k in spec.kwargs}
+        if spec is None or not few:
+            return options
+        return replace(options, tasks=replace(options.tasks, set=with_arguments(spec, few)))
+
+    def units(self) -> tuple[float, str]:
+        train = self.options.train
+        return (0 if train is None else train.total_iter * len(self._tasks())), "iterations"
+
+    def files_kept(self) -> int:
+        train = self.options.train
+        made = 1 if train is None else -(-train.total_iter // self.interval)
+        return len(self._tasks()) * (min(made, self.keep_last or made) + 1)
+
+    def _tasks(self) -> TaskSet:
         tasks = build.build_tasks(self.options)
-        if self.names is not None:
-            tasks = tasks.subset(self.names)
+        return tasks if self.names is None else tasks.subset(self.names)
+
+    def work(self) -> None:
+        protocol, tasks = protocol_of(self.options), self._tasks()
         headers = {task.name: self._header(task, protocol) for task in tasks}
-        for task in list(tasks)[self.context.rank :: self.context.world_size]:
-            if not self._train(task, headers[task.name]):
-                self.context.stop_requested = True
-                return
-        assert self.options.train is not None
-        last = self.options.train.total_iter
-        for name in tasks.names:
-            while last not in self._curve(name, headers[name]):  # another rank is still at it
-                if self.context.stop_requested:
-                    return
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+        about = {"options": options_hash(self._training()), **protocol}
+        journal = Journal(self.folder / "trained.jsonl", schema="tgsr.reference_trainings", protocol=about)
+        trainings = _Trainings(self.options, headers, self.interval, self.keep_last)
+        if not run_all(
+            trainings, tasks.names, journal, self.context, processes=self.processes, label=self.options.name,
+            trains=True, batch_size=global_batch(self.options),
+        ):  # fmt: skip
+            raise Stopped
         if self.context.is_main:
-            self._write(tasks, headers, protocol)
-        self.context.barrier()
+            done = journal.read()
+            References(
+                interval=self.interval,
+                protocol=protocol,
+                tasks={t.name: {"id": t.id, **{k: done[t.name][k] for k in ("weights", "curve")}} for t in tasks},
+                **stamp(self.options),
+            ).save(self.folder / self.product)
+            tasks.save(self.folder / "tasks.json")
+            logger.info("%s: %d tasks", self.folder / self.product, len(tasks))
 
     def _header(self, task: Task, protocol: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "schema": "tgsr.reference_curve",
-            "version": VERSION,
+            "version": 1,
             "task": task.name,
             "id": task.id,
             "seed": self.options.manual_seed,
@@ -292,72 +367,19 @@ class SingleTaskReferences(Runner):
         }
 
     def _training(self) -> Options:
-        """The options without those that say which networks this start trains and how many files it keeps."""
+        """The options without those that say which networks this start trains, how, and how many files it keeps."""
         spec = self.options.run
         assert spec is not None
-        kwargs = {k: v for k, v in spec.kwargs.items() if k not in ("tasks", "keep_last")}
+        kwargs = {k: v for k, v in spec.kwargs.items() if k not in ("tasks", "keep_last", "processes")}
         return replace(self.options, run=replace(spec, kwargs=kwargs))
-
-    def _curve(self, name: str, header: Mapping[str, Any]) -> Curve:
-        path = self.folder / name / "curve.jsonl"
-        return read_curve(path, header) if path.exists() else {}
-
-    def _train(self, task: Task, header: Mapping[str, Any]) -> bool:
-        """Train the network of one task; False when asked to stop."""
-        options = self.options
-        assert options.train is not None
-        if options.train.total_iter in self._curve(task.name, header) and self._weights(task.name).exists():
-            return True
-        lonely = replace(self.context.alone(), auto_resume=True)
-        assert options.val.val_tasks is not None
-        space = TaskSet([task])
-        dataset = options.datasets.val[options.val.val_tasks].build(scale=options.scale, tasks=space)
-        hook = CurveHook(task, dataset, interval=self.interval, header=header)
-        trainer = Trainer(reference_options(options, task, self.interval, self.keep_last), lonely, hooks=[hook])
-        logger.info("reference of task %s", task.name)
-        trainer.run()
-        return not trainer.is_stopping
-
-    def _weights(self, name: str) -> Path:
-        return self.folder / name / "models" / "net_g_latest.pth"
-
-    def _write(self, tasks: TaskSet, headers: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
-        content = {
-            "schema": SCHEMA,
-            "version": VERSION,
-            "seed": self.options.manual_seed,
-            "options": options_hash(self.options),
-            "interval": self.interval,
-            "protocol": protocol,
-            "tasks": {
-                t.name: {
-                    "id": t.id,
-                    "weights": str(self._weights(t.name)),
-                    "curve": {str(i): v for i, v in sorted(self._curve(t.name, headers[t.name]).items())},
-                }
-                for t in tasks
-            },
-        }
-        write_json(self.folder / "references.json", content)
-        tasks.save(self.folder / "tasks.json")
-        logger.info("%s: %d tasks", self.folder / "references.json", len(tasks))
 
 
 def reference_options(options: Options, task: Task, interval: int, keep_last: int | None) -> Options:
     """The options of one task's training, an experiment of its own below the stage's folder."""
     parent = options.tasks.set
-    spec = None if parent is None else Spec(_TASK_SETS, "Named", {"parent": parent, "names": [task.name]})
-    return replace(
-        options,
-        name=f"{options.name}/{task.name}",
-        run=None,
-        tasks=TaskOptions(set=spec),
-        datasets=replace(options.datasets, val={}),
-        val=replace(options.val, val_tasks=None),
-        path=replace(options.path, resume_state=None),
-        logger=replace(
-            options.logger, save_checkpoint_freq=interval, keep_last=keep_last, best={}, use_tb_logger=False, wandb=None
-        ),
+    tasks = None if parent is None else subrun.task_set("Named", parent=parent, names=[task.name])
+    return subrun.sub_options(
+        options, task.name, tasks=tasks, save_every=interval, keep_last=keep_last, fixed_batch=True
     )
 
 

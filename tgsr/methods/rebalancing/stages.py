@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
@@ -15,13 +16,16 @@ from tgsr.data.benchmark import build_benchmark
 from tgsr.engine import build
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
 from tgsr.engine.stages import Train
 from tgsr.engine.trainer import Trainer
 from tgsr.methods.rebalancing.references import References
 from tgsr.models.base import StepResult
-from tgsr.utils.errors import ConfigError
-from tgsr.utils.files import append_jsonl, check_schema, read_jsonl, to_json, write_atomic, write_json
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.data_stages import needed_space
+from tgsr.study.stage import Stage
+from tgsr.tasks.artefacts import STATIC_GROUPS
+from tgsr.utils.files import append_jsonl, check_schema, read_jsonl, to_json, write_atomic
 
 logger = logging.getLogger("tgsr")
 WEIGHTS = "weights.jsonl"
@@ -96,8 +100,26 @@ class Rebalance(Train):
         return [WeightsHook()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StaticGroupsFile(Artefact):
+    """The `groups.json` of `StaticGroups`.
+
+    Attributes:
+        ids: task -> task id.
+        gains: task -> what its own network gained, in the unit of the metric.
+        groups: names of tasks.
+    """
+
+    schema: ClassVar[str] = STATIC_GROUPS
+    made_by: ClassVar[str] = "StaticGroups"
+
+    ids: Mapping[str, str]
+    gains: Mapping[str, float]
+    groups: Sequence[Sequence[str]]
+
+
 @RUNNERS.register()
-class StaticGroups(Runner):
+class StaticGroups(Stage):
     """Groups in the manner of TGSR that stay as they are, from single-task references -> `groups.json`.
 
     TGSR's score of a task is what fine-tuning on it gains; the tasks that gain most form the second group, and the
@@ -108,6 +130,8 @@ class StaticGroups(Runner):
         metric: whose gain.
         share: part of the tasks in the second group (0.4 in TGSR), at least one task.
     """
+
+    product = "groups.json"
 
     def __init__(
         self,
@@ -121,35 +145,28 @@ class StaticGroups(Runner):
         super().__init__(options=options, context=context)
         self.references, self.metric, self.share = references, metric, share
 
-    def run(self) -> None:
+    def work(self) -> None:
         references = References.load(self.references)
         gains = references.gains(self.metric)
         ordered = sorted(gains, key=lambda n: (-gains[n], n))
         chosen = ordered[: max(1, round(self.share * len(ordered)))]
         if self.context.is_main:
-            write_json(
-                self.folder / "groups.json",
-                {
-                    "schema": "tgsr.static_groups",
-                    "version": 1,
-                    "seed": self.options.manual_seed,
-                    "options": options_hash(self.options),
-                    "ids": dict(references.ids),
-                    "gains": gains,
-                    "groups": [list(references.ids), chosen],
-                },
-            )
-            logger.info("%s: %s", self.folder / "groups.json", ", ".join(f"{n} {gains[n]:+.2f} dB" for n in ordered))
-        self.context.barrier()
+            StaticGroupsFile(
+                ids=references.ids, gains=gains, groups=[list(references.ids), chosen], **stamp(self.options)
+            ).save(self.folder / self.product)
+            names = ", ".join(f"{n} {gains[n]:+.2f} dB" for n in ordered)
+            logger.info("%s: %s", self.folder / self.product, names)
 
 
 @RUNNERS.register()
-class TaskBenchmark(Runner):
-    """Degrades a folder of images by the tasks of the option file, once and for all (DIV2K4Level: 4 x 100 pairs).
+class TaskBenchmark(Stage):
+    """Degrades a folder of images by the tasks of the option file into one folder; see `BuildBenchmarks` for a folder a
+    task, which `PaperTable` reads.
 
     Args:
         gt: folder of ground-truth images.
-        output: gets `LQ/<task>/` (with `all`), `LQ/` otherwise, and what identifies the benchmark.
+        output: gets `LQ/<task>/` (with `all`), `LQ/` otherwise, and what identifies the benchmark. None: the stage's
+            own folder.
         seed: of the draws.
         pairing: `all`: every image by every task; `cycle`: image i by task i mod T; `one`: by the only task
             (DIV2K-random: the whole space).
@@ -157,29 +174,29 @@ class TaskBenchmark(Runner):
         num_workers: processes.
     """
 
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"max_images": 2, "num_workers": 1}
+
     def __init__(
         self,
         *,
         options: Options,
         context: Context,
         gt: Path,
-        output: OutputPath,
+        output: OutputPath | None = None,
         seed: NonNegativeInt = 0,
         pairing: Literal["one", "cycle", "all"] = "all",
         max_images: PositiveInt | None = None,
         num_workers: PositiveInt = 1,
     ) -> None:
         super().__init__(options=options, context=context)
-        if options.degradation is None:
-            raise ConfigError("a benchmark needs tasks", place=f"{options.name}: degradation", remedy="add a space")
-        self.gt, self.output, self.seed, self.pairing = gt, output, seed, pairing
+        needed_space(options, "a benchmark needs tasks")
+        self.gt, self.output, self.seed, self.pairing = gt, output or self.folder, seed, pairing
         self.max_images, self.num_workers = max_images, num_workers
 
-    def run(self) -> None:
+    def work(self) -> None:
         if self.context.is_main:
             folder = build_benchmark(
                 self.gt, build.build_tasks(self.options), self.output, seed=self.seed, pairing=self.pairing,
                 max_images=self.max_images, num_workers=self.num_workers,
             )  # fmt: skip
             logger.info("%s is complete", folder)
-        self.context.barrier()

@@ -7,31 +7,35 @@ coordinates of the gradient. So predicted variances need the E_j alone; measured
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 
 from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
-from tgsr.config.spec import PositiveInt
+from tgsr.config.spec import PositiveInt, Range
 from tgsr.data.batch import Batch
 from tgsr.engine import build
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
 from tgsr.losses.base import LossContext
 from tgsr.methods.rebalancing.stages import read_weights
 from tgsr.methods.rebalancing.weights import hybrid_split
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.journal import Journal, Record
+from tgsr.study.pool import run_all
+from tgsr.study.stage import Stage
 from tgsr.tasks.samplers import UniformTaskSampler
 from tgsr.tasks.task import TaskSet
-from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import write_json
+from tgsr.utils.errors import ConfigError, DataError, Stopped
+from tgsr.utils.files import file_digest, write_atomic
 
-logger = logging.getLogger("tgsr")
+Samples = Annotated[int, Range(2)]
+"""At least two: their spread is told, too."""
 SCHEMES = ("re-weighting", "re-sampling", "hybrid")
 
 
@@ -63,6 +67,20 @@ def paper_hybrid_difference(weights: np.ndarray, energies: np.ndarray) -> float:
     """
     terms = conclusion_two(weights, energies)
     return float(terms[np.asarray(weights) > 1 / len(terms)].sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceFile(Artefact):
+    """A `variance.json`: the result of `summarise`, and from how many samples."""
+
+    schema: ClassVar[str] = "tgsr.gradient_variance"
+    made_by: ClassVar[str] = "GradientVariance"
+
+    num_moments: int
+    num_samples: int
+    tasks: Mapping[str, Mapping[str, float]]
+    schemes: Mapping[str, Mapping[str, Any]]
+    differences: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -157,19 +175,67 @@ class SampleGradients:
         return float(np.mean(squares)), float(np.std(squares, ddof=1) / np.sqrt(num))
 
 
+@dataclass(frozen=True)
+class _Gradients:
+    """The moments of each task and the scatter of each scheme (see `pool.Work`); keys `moments/TASK`, `scatter/SCHEME`.
+
+    Attributes:
+        options: of the stage.
+        folder: where mean gradients are kept.
+        weights: of the tasks, in their order.
+        num_moments, num_samples: see `GradientVariance`.
+    """
+
+    options: Options
+    folder: Path
+    weights: tuple[float, ...]
+    num_moments: int
+    num_samples: int
+
+    def open(self, context: Context) -> Callable[[str], Record]:
+        tasks, seed = build.build_tasks(self.options), self.options.manual_seed
+        gradients = SampleGradients(self.options, context, tasks)
+
+        def run(key: str) -> Record:
+            kind, name = key.split("/", 1)
+            if kind == "moments":
+                j = tasks.index(name)
+                found = gradients.moments(name, self.num_moments, seed=seed + 1000 + j)
+                write_atomic(self.folder / f"mean_{j}.pt", lambda file: torch.save(found.mean, file))
+                return {"energy": found.energy, "energy_error": found.energy_error}
+            centre = self.centre(len(tasks))
+            k, weights = SCHEMES.index(name), np.array(self.weights)
+            mean, error = gradients.scatter(weights, name, centre, self.num_samples, seed=seed + 2000 + k)
+            return {"measured": mean, "measured_error": error}
+
+        return run
+
+    def mean(self, number: int) -> torch.Tensor:
+        """Mean gradient of a task."""
+        return torch.load(self.folder / f"mean_{number}.pt", weights_only=True)
+
+    def centre(self, num_tasks: int) -> torch.Tensor:
+        """The gradient that all schemes estimate."""
+        return torch.stack([w * self.mean(j) for j, w in zip(range(num_tasks), self.weights, strict=True)]).sum(0)
+
+
 @RUNNERS.register()
-class GradientVariance(Runner):
+class GradientVariance(Stage):
     """Measures conclusion 2 on the network of `path.pretrain_network_g` -> `variance.json`.
 
     Predictions come from `num_moments` samples of each task (E_j and mean gradients), measured variances from
-    `num_samples` other samples of each scheme.
+    `num_samples` other samples of each scheme. Ranks share tasks and schemes.
 
     Args:
         weights: task -> weight. None: of the last record of `weights_file`.
         weights_file: a `weights.jsonl`.
         num_moments: samples for each task.
         num_samples: samples for each scheme.
+        processes: per rank; None: one per core on a CPU, one on a GPU.
     """
+
+    product = "variance.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_moments": 2, "num_samples": 2}
 
     def __init__(
         self,
@@ -178,48 +244,43 @@ class GradientVariance(Runner):
         context: Context,
         weights: dict[str, float] | None = None,
         weights_file: Path | None = None,
-        num_moments: PositiveInt = 1000,
-        num_samples: PositiveInt = 1000,
+        num_moments: Samples = 1000,
+        num_samples: Samples = 1000,
+        processes: PositiveInt | None = None,
     ) -> None:
         super().__init__(options=options, context=context)
         if (weights is None) == (weights_file is None):
             raise ConfigError("exactly one of weights and weights_file is needed", place=f"{options.name}: run")
         self.weights, self.weights_file = weights, weights_file
-        self.num_moments, self.num_samples = num_moments, num_samples
+        self.num_moments, self.num_samples, self.processes = num_moments, num_samples, processes
 
-    def run(self) -> None:
-        if not self.context.is_main:
-            self.context.barrier()
-            return
+    def units(self) -> tuple[float, str]:
+        return self.num_moments + self.num_samples, "samples"
+
+    def work(self) -> None:
         tasks = build.build_tasks(self.options)
         weights = self._weights(tasks)
-        lonely = self.context.alone()
-        gradients = SampleGradients(self.options, lonely, tasks)
-        moments = []
-        for j, task in enumerate(tasks):
-            moments.append(gradients.moments(task.name, self.num_moments, seed=self.options.manual_seed + 1000 + j))
-            logger.info("%s: E|g|^2 = %.4g", task.name, moments[-1].energy)
-        centre = torch.stack([w * m.mean for w, m in zip(weights.tolist(), moments, strict=True)]).sum(0)
-        measured = {
-            scheme: gradients.scatter(
-                weights, scheme, centre, self.num_samples, seed=self.options.manual_seed + 2000 + k
-            )
-            for k, scheme in enumerate(SCHEMES)
-        }
-        content = summarise(tasks.names, weights, moments, centre, measured)
-        stamp = {
-            "schema": "tgsr.gradient_variance",
-            "version": 1,
-            "seed": self.options.manual_seed,
-            "options": options_hash(self.options),
-            "num_moments": self.num_moments,
-            "num_samples": self.num_samples,
-        }
-        write_json(self.folder / "variance.json", {**stamp, **content})
-        for scheme, entry in content["schemes"].items():
-            text = "%s: measured %.4g ± %.2g, predicted %.4g"
-            logger.info(text, scheme, entry["measured"], entry["measured_error"], entry["predicted"])
-        self.context.barrier()
+        work = _Gradients(self.options, self.folder, tuple(weights.tolist()), self.num_moments, self.num_samples)
+        start = self.options.path.pretrain_network_g
+        about = {
+            "options": options_hash(self.options), "weights": weights.tolist(),
+            "network": None if start is None else file_digest(start),
+        }  # fmt: skip
+        journal = Journal(self.folder / "gradients.jsonl", schema="tgsr.gradients", protocol=about)
+        for keys in ([f"moments/{n}" for n in tasks.names], [f"scatter/{s}" for s in SCHEMES]):
+            if not run_all(work, keys, journal, self.context, processes=self.processes, label=self.options.name):
+                raise Stopped
+        if self.context.is_main:
+            done = journal.read()
+            moments = [
+                Moments(work.mean(j), *(done[f"moments/{n}"][k] for k in ("energy", "energy_error")))
+                for j, n in enumerate(tasks.names)
+            ]
+            measured = {s: (done[f"scatter/{s}"]["measured"], done[f"scatter/{s}"]["measured_error"]) for s in SCHEMES}
+            content = summarise(tasks.names, weights, moments, work.centre(len(tasks)), measured)
+            VarianceFile(
+                num_moments=self.num_moments, num_samples=self.num_samples, **content, **stamp(self.options)
+            ).save(self.folder / self.product)  # fmt: skip
 
     def _weights(self, tasks: TaskSet) -> np.ndarray:
         named = self.weights
