@@ -1,5 +1,6 @@
 """Option files of the room, benchmarks and paper tables."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,35 +15,67 @@ from tgsr.methods.rebalancing.references import COMPARED, protocol_of
 from tgsr.report.artefacts import Metrics
 from tgsr.study.paper import beside_results
 from tgsr.study.printed import printed
-from tgsr.study.study import Chain
 from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted([*(ROOT / "options" / "rebalancing").glob("*.yml"), *(ROOT / "options" / "mini").glob("cdr*.yml")])
+FILES = sorted((ROOT / "options" / "rebalancing").glob("*.yml"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_option_files_build(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    options = load_options(path)
-    if options.tasks.set is not None:
-        assert len(build.build_tasks(options)) >= 2
-    runner = make_runner(options, Context.create(device="cpu"))
-    if isinstance(runner, Chain):
-        stages = runner.load()
-        names = [o.name for o in stages]
-        assert len(set(names)) == len(names)
+def stages(file, *overrides):
+    """Stage -> its options, of a study file."""
+    study = make_runner(load_options(file, list(overrides)), Context.create(device="cpu"))
+    return {options.name.split("/", 1)[1]: options for options in study.stages}
 
 
-def test_mini_chain_makes_what_it_compares(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    chain = make_runner(load_options("options/mini/cdr.yml"), Context.create(device="cpu"))
-    seen = set()
-    for options in chain.load():
-        runner = make_runner(options, Context.create(device="cpu")) if options.run is not None else None
-        for weights in getattr(runner, "runs", {}).values():
-            assert weights.parts[1] in seen, f"{options.name} needs {weights}"
-        seen.add(options.name)
+@pytest.fixture(scope="module")
+def paper():
+    return stages(ROOT / "options/rebalancing/paper.yml")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_each_file_makes_what_it_is_called(path):
+    made = stages(path)
+    for options in made.values():
+        make_runner(options, Context.create(device="cpu"))
+    if path.stem != "paper":
+        assert any(name.startswith(path.stem) for name in made)
+
+
+def test_the_paper_has_its_tables_and_figures_and_no_more(paper):
+    shown = {re.sub(r"\D*$", "", n.split("-")[0]) for n in paper if n.startswith(("table", "figure"))}
+    assert shown == {f"table{k}" for k in range(1, 6)} | {f"figure{k}" for k in (1, *range(4, 12))}
+    assert not any(n.startswith("conclusion2") or "hybrid" in n for n in paper)
+
+
+def test_batches_are_the_papers_on_any_number_of_gpus(paper):
+    for name, options in paper.items():
+        if name.split("-")[0] in ("references", "ours", "others", "references_pixel", "ours_pixel"):
+            for ranks in (1, 4, 8):
+                micro, steps = build.micro_batches(options, ranks)
+                assert build.global_batch(options, ranks) == 48
+                assert ranks * micro * steps == 48
+                most = 4 if "HAT" in name or "SwinIR" in name else 48 if name.endswith("GLS") else 12
+                assert micro <= most
+                assert steps == 1 or not name.endswith("GLS")
+
+
+def test_rows_are_those_in_print(paper):
+    for number in range(1, 6):
+        rows = paper[f"table{number}"].run.kwargs["rows"]
+        assert set(printed("rebalancing").table(number).rows) <= set(rows)
+    first = paper["table1"].run.kwargs["rows"]
+    assert str(first["RealESRGAN"]) == "weights/RealESRGAN_x4plus.pth"
+    assert str(first["RealESRGAN, uniform fine-tuning"]).endswith("others-RealESRGAN-uniform/models/net_g_latest.pth")
+
+
+def test_figure_9_sweeps_blur_beyond_the_end_of_the_line(paper):
+    tasks = build.build_tasks(paper["sweep_wide-RealESRGAN-blur"])
+    values = tasks.source["values"]
+    assert (values[0], len(values)) == (0.2, 50)
+    assert max(values) > 3.8
+    last = tasks[49].space.params
+    assert last["kernel1_sigma_x"] == pytest.approx(5)
+    assert last["kernel2_sigma_x"] == pytest.approx(2.5)
 
 
 def test_four_level_benchmark(tmp_path):
@@ -74,14 +107,6 @@ def test_measured_values_stand_beside_the_papers(tmp_path):
         beside_results(printed("rebalancing").table(4), {"ours": runs})
 
 
-def test_tables_stage(tmp_path):
-    run(make_options(tmp_path, stem="tables", run={"type": "RebalancingTables"}))
-    report = tmp_path / "results" / "tables" / "report"
-    assert {p.stem for p in (report / "tables").glob("*.md")} == {f"table_{k}" for k in range(1, 6)}
-    with pytest.raises(ConfigError, match="there is no table 9"):
-        run(make_options(tmp_path, stem="wrong", run={"type": "RebalancingTables", "tables": {"9": {}}}))
-
-
 def test_cria_cl_and_its_references_fit(tmp_path, monkeypatch):
     """Both stages start from one file, and what references and run must share is the same in both."""
     monkeypatch.chdir(ROOT)
@@ -101,18 +126,3 @@ def test_cria_cl_and_its_references_fit(tmp_path, monkeypatch):
     assert kwargs["interval"] % made.run.kwargs["interval"] == 0
     assert ours.train.total_iter <= made.train.total_iter
     assert [t.id for t in build.build_tasks(ours)] == [t.id for t in build.build_tasks(made)]
-
-
-def test_table_3_is_made_by_its_files(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    rows = load_options("options/rebalancing/5_tables.yml").run.kwargs["tables"]["3"]
-    assert set(rows) == set(printed("rebalancing").table(3).rows)
-    for stem in ("srgan", "swinir", "hat"):
-        test = load_options(f"options/rebalancing/4_test_{stem}.yml")
-        training = load_options(f"options/rebalancing/2_train_{stem}.yml")
-        plain = load_options(f"options/rebalancing/2_train_uniform_{stem}.yml")
-        assert str(test.path.pretrain_network_g) == f"experiments/{training.name}/models/net_g_latest.pth"
-        assert test.network_g == training.network_g == plain.network_g
-        assert plain.path == training.path
-        assert plain.tasks.sampler is None
-        assert f"results/{test.name}" in {path for paths in rows.values() for path in map(str, paths)}

@@ -66,4 +66,4 @@ def test_the_enlarged_part_is_where_the_last_row_differs(monkeypatch):
     draw(torch.zeros(3, 8, 12), {"one": one, "two": two, "ours": ours}, torch.ones(3, 32, 48), 8)
     assert seen["crop"] == (8, 24, 8)
     assert [p.label for p in seen["panels"]] == ["LQ", "one", "two", "ours", "GT"]
-    assert [p.note for p in seen["panels"]][1] == "0.00 dB"
+    assert [p.note for p in seen["panels"]][1] == "1.32 dB"  # white is 235 of BT.601, black 16

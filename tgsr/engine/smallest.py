@@ -87,9 +87,12 @@ def tiny(options: Options) -> Options:
     if data is not None:
         is_fixed = options.network_d is not None and "input_size" in signature_of(options.network_d.entry).parameters
         dataset = data.dataset if is_fixed else _small_crops(data.dataset, options.scale)
-        micro = data.batch_size_per_gpu
+        micro, whole = data.batch_size_per_gpu, data.batch_size
+        most = (
+            4 if whole is not None and micro is not None and micro >= whole else 2
+        )  # a batch that is not cut stays so
         data = replace(
-            data, dataset=dataset, num_worker_per_gpu=0, batch_size_per_gpu=None if micro is None else min(micro, 2)
+            data, dataset=dataset, num_worker_per_gpu=0, batch_size_per_gpu=None if micro is None else min(micro, most)
         )
         if getattr(data, "batch_size", None) is not None:
             data = replace(data, batch_size=4)

@@ -121,7 +121,7 @@ class PaperTable(Stage):
 
     in_results = True
     product = "table.json"
-    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_images": 2}
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_images": 2, "processes": 1}
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from tgsr.config.spec import PositiveInt
 from tgsr.engine import build
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS
-from tgsr.methods.rebalancing.references import References
+from tgsr.methods.rebalancing.references import References, few_tasks
 from tgsr.methods.rebalancing.stages import read_weights
 from tgsr.methods.rebalancing.variance import VarianceFile
 from tgsr.report.builder import Report
@@ -95,7 +95,7 @@ class CompareRebalancing(Stage):
     """
 
     product = "comparison.json"
-    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_images": 2}
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_images": 2, "processes": 1}
 
     def __init__(
         self,
@@ -119,6 +119,11 @@ class CompareRebalancing(Stage):
         self.weights, self.variance, self.metric = dict(weights or {}), variance, metric
         self.num_images, self.processes = num_images, processes
         self._check()
+
+    @classmethod
+    def smallest(cls, options: Options) -> Options:
+        """The tasks that the references of a rehearsal have."""
+        return few_tasks(super().smallest(options))
 
     def _check(self) -> None:
         options, methods = self.options, {label.split("#")[0] for label in self.runs}

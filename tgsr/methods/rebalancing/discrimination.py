@@ -177,6 +177,25 @@ class Discrimination(Artefact):
     operators: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
+def kept_checkpoints(models: Path, num: int) -> dict[str, Path]:
+    """Iteration -> weights of at most `num` checkpoints of a training, evenly spread, the last one among them.
+
+    Args:
+        models: folder with `net_g_<iteration>.pth`.
+        num: how many.
+
+    Raises:
+        DataError: there are none.
+    """
+    named = {p.stem.removeprefix("net_g_"): p for p in models.glob("net_g_*.pth")}
+    found = sorted((int(label), path) for label, path in named.items() if label.isdigit())
+    if not found:
+        remedy = "train with logger: {keep_last: null}"
+        raise DataError("it holds no checkpoints by iteration", place=str(models), remedy=remedy)
+    places = sorted({round((k + 1) * len(found) / num) - 1 for k in range(num)} - {-1})
+    return {str(found[k][0]): found[k][1] for k in places}
+
+
 @RUNNERS.register()
 class OperatorDiscrimination(Stage):
     """PSNR distances of networks fine-tuned on single severities -> `discrimination.json` and a report.
@@ -185,12 +204,15 @@ class OperatorDiscrimination(Stage):
         references: operator -> `references.json` of a `SingleTaskReferences` stage over its `OperatorSweep`.
         checkpoints: shared networks to compare with, label -> weights (Fig. 8: six of one training). None: the common
             start of the references (Fig. 1).
+        training: instead of them, the `models` folder of a training whose checkpoints were kept.
+        num_checkpoints: how many of those, evenly over the training, the last one among them.
         metric: name of the metric.
         tolerance: of the linearity range (Fig. 9), see `linear_range`.
         processes: per rank; None: one per core on a CPU, one on a GPU.
     """
 
     product = "discrimination.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"processes": 1}
 
     def __init__(
         self,
@@ -199,6 +221,8 @@ class OperatorDiscrimination(Stage):
         context: Context,
         references: dict[str, Path],
         checkpoints: dict[str, Path] | None = None,
+        training: Path | None = None,
+        num_checkpoints: PositiveInt = 6,
         metric: str = "psnr",
         tolerance: float = 0.1,
         processes: PositiveInt | None = None,
@@ -206,10 +230,16 @@ class OperatorDiscrimination(Stage):
         super().__init__(options=options, context=context)
         self.references, self.checkpoints = references, dict(checkpoints or {})
         self.metric, self.tolerance, self.processes = metric, tolerance, processes
-        if self.checkpoints and options.val.val_tasks not in options.datasets.val:
+        self.training, self.num_checkpoints = training, num_checkpoints
+        if checkpoints is not None and training is not None:
+            raise ConfigError("there are checkpoints and a training", place=f"{options.name}: run", remedy="give one")
+        if (self.checkpoints or training) and options.val.val_tasks not in options.datasets.val:
             raise ConfigError("the shared networks are measured on it", place=f"{options.name}: val.val_tasks")
 
     def work(self) -> None:
+        if self.training is not None:
+            kept = kept_checkpoints(self.training, self.num_checkpoints) if self.context.is_main else None
+            self.checkpoints = self.context.from_main(kept)
         found = {operator: self._distances(operator, path) for operator, path in self.references.items()}
         if self.context.is_main:
             Discrimination(metric=self.metric, operators=found, **stamp(self.options)).save(self.folder / self.product)

@@ -295,7 +295,7 @@ class SingleTaskReferences(Stage):
     """
 
     product = "references.json"
-    SMALLEST: ClassVar[Mapping[str, Any]] = {"interval": 1}
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"interval": 1, "processes": 1}
 
     def __init__(
         self,
@@ -312,13 +312,7 @@ class SingleTaskReferences(Stage):
 
     @classmethod
     def smallest(cls, options: Options) -> Options:
-        """Four severities of a sweep, two points of a space: the fewest that later stages can read."""
-        options, spec = super().smallest(options), options.tasks.set
-        counts = {"num_settings": 4, "num_tasks": 2}
-        few = {} if spec is None else {k: n for k, n in counts.items() if k in spec.kwargs}
-        if spec is None or not few:
-            return options
-        return replace(options, tasks=replace(options.tasks, set=with_arguments(spec, few)))
+        return few_tasks(super().smallest(options))
 
     def units(self) -> tuple[float, str]:
         train = self.options.train
@@ -372,6 +366,15 @@ class SingleTaskReferences(Stage):
         assert spec is not None
         kwargs = {k: v for k, v in spec.kwargs.items() if k not in ("tasks", "keep_last", "processes")}
         return replace(self.options, run=replace(spec, kwargs=kwargs))
+
+
+def few_tasks(options: Options) -> Options:
+    """For rehearsals: four severities of a sweep, two points of a space, the fewest that later stages can read."""
+    spec, counts = options.tasks.set, {"num_settings": 4, "num_tasks": 2}
+    few = {} if spec is None else {k: n for k, n in counts.items() if k in spec.kwargs}
+    if spec is None or not few:
+        return options
+    return replace(options, tasks=replace(options.tasks, set=with_arguments(spec, few)))
 
 
 def reference_options(options: Options, task: Task, interval: int, keep_last: int | None) -> Options:

@@ -235,7 +235,7 @@ class GradientVariance(Stage):
     """
 
     product = "variance.json"
-    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_moments": 2, "num_samples": 2}
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_moments": 2, "num_samples": 2, "processes": 1}
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ give the plain mean.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +23,13 @@ from tgsr.tasks.samplers import Feedback
 from tgsr.tasks.task import TaskSet
 from tgsr.tasks.weighting import LOSS_WEIGHTINGS, LossWeighting, WholeBatch
 from tgsr.utils.device import upload
-from tgsr.utils.errors import ConfigError, DataError
+from tgsr.utils.errors import ConfigError
 from tgsr.utils.rng import generator
 
 if TYPE_CHECKING:
     from tgsr.config.schema import Options
 
+logger = logging.getLogger("tgsr")
 _EPS = 1e-8
 
 
@@ -242,9 +244,7 @@ class DynamicWeightAverage(_TaskMeanWeighting):
         temperature: T.
     """
 
-    def __init__(
-        self, tasks: TaskSet, *, seed: int, interval: PositiveInt = 5000, temperature: float = 2.0
-    ) -> None:
+    def __init__(self, tasks: TaskSet, *, seed: int, interval: PositiveInt = 5000, temperature: float = 2.0) -> None:
         super().__init__(tasks, seed=seed)
         if not temperature > 0:
             raise ConfigError(f"temperature is {temperature}", remedy="give a positive number; 2 is DWA's")
@@ -258,10 +258,9 @@ class DynamicWeightAverage(_TaskMeanWeighting):
     def update(self, feedback: Feedback) -> None:
         missing = [n for n in self.tasks.names if n not in feedback.losses]
         if missing:
-            raise DataError(
-                f"task '{missing[0]}' had no sample in the interval up to iteration {feedback.iteration}",
-                remedy="use a longer interval",
-            )
+            text = "task '%s' had no sample in the interval up to iteration %d: DWA keeps its weights"
+            logger.warning(text, missing[0], feedback.iteration)
+            return
         now = [float(feedback.losses[n]) for n in self.tasks.names]
         if self._before is not None:
             ratio = np.array(now) / np.maximum(self._before, _EPS) / self.temperature
