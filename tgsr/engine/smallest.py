@@ -106,6 +106,7 @@ def tiny(options: Options) -> Options:
         run=None if options.run is None else _tiny_inside(options.run),
         datasets=replace(options.datasets, train=data),
         train=train,
+        val=replace(options.val, metrics=freeze({n: _without_download(s) for n, s in options.val.metrics.items()})),
         precision="fp32",
     )
 
@@ -146,6 +147,7 @@ def _small_crops(dataset: Spec, scale: int) -> Spec:
     return with_arguments(dataset, sizes)
 
 
-def _without_download(loss: Spec) -> Spec:
-    takes = signature_of(loss.entry).parameters
-    return with_arguments(loss, {"pretrained": False}) if "pretrained" in takes else loss
+def _without_download(part: Spec) -> Spec:
+    """A loss or metric on a random backbone where it would fetch a trained one."""
+    takes = signature_of(part.entry).parameters
+    return with_arguments(part, {"pretrained": False}) if "pretrained" in takes else part

@@ -17,7 +17,7 @@ import torch
 
 from tgsr.config.options import to_plain
 from tgsr.config.schema import Options
-from tgsr.config.spec import Spec
+from tgsr.config.spec import Spec, freeze
 from tgsr.data.batch import Batch
 from tgsr.data.benchmark import PARAMS
 from tgsr.engine import build
@@ -94,9 +94,9 @@ def usable_metrics(options: Options, context: Context) -> tuple[list[str], dict[
     probe = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(0)).to(context.device)
     left_out: dict[str, str] = {}
     if context.is_main:
-        for name, metric in build_metrics(options).items():
+        for name in options.val.metrics:
             try:
-                metric(probe, probe.flip(2))
+                build_metrics(with_metrics(options, [name]))[name](probe, probe.flip(2))
             except UserError as error:
                 left_out[name] = str(error)
     left_out = context.from_main(left_out)
@@ -106,6 +106,12 @@ def usable_metrics(options: Options, context: Context) -> tuple[list[str], dict[
         remedy = next(iter(left_out.values()), "add psnr: {type: PSNR}")
         raise ConfigError(problem, place=f"{options.name}: val.metrics", remedy=remedy)
     return kept, left_out
+
+
+def with_metrics(options: Options, names: Sequence[str]) -> Options:
+    """The options with these metrics alone: one that is not used may not even be there to build."""
+    metrics = {name: spec for name, spec in options.val.metrics.items() if name in names}
+    return replace(options, val=replace(options.val, metrics=freeze(metrics)))
 
 
 def make_restorer(options: Options, subject: Subject, context: Context) -> Restore:
@@ -469,6 +475,7 @@ def measure(
     Raises:
         Stopped: it was asked to stop; what is measured stays.
     """
+    options = with_metrics(options, metrics)
     plan = _Plan(subjects, conditions, metrics, options, context, num_images)
     journal = Journal(path, schema="tgsr.measured", protocol={})
     units = plan.units(_Known(journal.shared(context)))
