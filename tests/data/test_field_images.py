@@ -194,6 +194,36 @@ def test_a_few_kilobytes_that_claim_to_be_gigabytes(tmp_path, monkeypatch):
     assert read_image(tmp_path / "a.png").shape == RGB.shape
 
 
+def test_sizes_that_the_bytes_cannot_hold_are_refused_before_decoders_fetch_memory(tmp_path):
+    """A JPEG's decoder paints the rest grey unheard; a PNG's fetches what a chunk claims to be long."""
+    for progressive in (False, True):
+        file = io.BytesIO()
+        Image.fromarray(RGB).save(file, "JPEG", progressive=progressive)
+        data = bytearray(file.getvalue())
+        at = data.find(b"\xff\xc2" if progressive else b"\xff\xc0")
+        data[at + 5 : at + 9] = struct.pack(">HH", 16000, 16000)
+        (tmp_path / "a.jpg").write_bytes(data)
+        with pytest.raises(DataError, match=rf"a\.jpg: .*\({len(data)} bytes cannot hold 16000x16000 pixels\)"):
+            read_image(tmp_path / "a.jpg")
+    flat = np.full((1600, 1600, 3), 128, np.uint8)  # the fewest bytes that a whole picture can have
+    for options in ({}, {"progressive": True, "optimize": True}):
+        Image.fromarray(flat).save(tmp_path / "flat.jpg", quality=10, **options)
+        assert np.array_equal(read_image(tmp_path / "flat.jpg"), flat)
+    save_image(tmp_path / "a.png", RGB)
+    png = bytearray((tmp_path / "a.png").read_bytes())
+    png[png.find(b"IDAT") - 4] = 0x7F
+    (tmp_path / "a.png").write_bytes(png)
+    with pytest.raises(DataError, match=r"a\.png: the image is truncated"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tif"])
+def test_the_pixel_limit_is_ours_in_every_format(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS and 100)  # None: theirs is off
+    save_image(tmp_path / f"a{suffix}", RGB, quality=None)
+    assert np.array_equal(read_image(tmp_path / f"a{suffix}"), RGB)
+
+
 def wide_gamut() -> bytes:
     """Display P3, which phones take."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())

@@ -9,7 +9,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -18,9 +18,11 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which differs between its readers; ours is `check_pixels`
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _ORIENTATION = 274
+_MOST_PIXELS_A_BYTE = 512
+"""Of a JPEG: each 8x8 block of at least one component takes at least one bit."""
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _AFTER_A_SCAN = frozenset({0xC4, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
 """Markers of tables, of the next scan, of comments and of the end."""
@@ -111,8 +113,8 @@ def missing_end(data: bytes, info: ImageInfo | None) -> bool:
     """Whether a whole file's bytes lack their end, as after an interrupted copy; bytes behind the end do not matter."""
     if info is None or info.format == "tiff":
         return False  # the decoder itself refuses a cut TIFF
-    if info.format == "png":
-        return data.rfind(_PNG_END) < 0
+    if info.format == "png":  # decoders trust a chunk's length and fetch as much memory
+        return not any(kind == b"IEND" and at <= len(data) for kind, _, at in _chunks(io.BytesIO(data)))
     if info.format == "jpeg":  # in a scan 0xff is followed by 0 or a restart marker, so this is the picture's own end
         return data.find(b"\xff\xd9", info.data_start) < 0
     if info.format == "webp":
@@ -121,26 +123,37 @@ def missing_end(data: bytes, info: ImageInfo | None) -> bool:
 
 
 def broken_scan(data: bytes, info: ImageInfo | None) -> str:
-    """What the first scan of a JPEG holds that no scan can, in words; decoders stop there unheard. Else empty."""
-    found = _MARKER.search(data, info.data_start + 2) if info is not None and info.format == "jpeg" else None
+    """What is wrong with the scans of a JPEG, in words, where decoders paint the rest grey unheard. Else empty."""
+    if info is None or info.format != "jpeg":
+        return ""
+    if info.height * info.width > _MOST_PIXELS_A_BYTE * len(data):
+        return f"the image is damaged ({len(data)} bytes cannot hold {info.width}x{info.height} pixels)"
+    found = _MARKER.search(data, info.data_start + 2)
     if found is None or found[0][1] in _AFTER_A_SCAN:
         return ""
     return f"the image is damaged (marker 0x{found[0][1]:02x} within its pixels)"
 
 
-def _parse_png(file: BinaryIO) -> ImageInfo:
-    file.seek(8)
-    head, chunks, position = b"", {}, 8
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind and length of each chunk of a PNG, with where the next one begins; `file` is at its content."""
+    position = 8
+    file.seek(position)
     while len(start := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", start)
+        position += 12 + length
+        yield kind, length, position
+        if kind == b"IEND":
+            return
+        file.seek(position)
+
+
+def _parse_png(file: BinaryIO) -> ImageInfo:
+    head, chunks = b"", {}
+    for kind, length, _ in _chunks(file):
         if kind == b"IHDR":
             head = file.read(length)
         elif kind in (b"tRNS", b"acTL", b"iCCP", b"eXIf") and length < 1 << 26:
             chunks[kind] = file.read(length)
-        position += 12 + length
-        if kind == b"IEND":
-            break
-        file.seek(position)
     width, height, depth, kind = struct.unpack_from(">IIBB", head)
     profile = None
     if b"iCCP" in chunks:

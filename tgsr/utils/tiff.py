@@ -150,13 +150,13 @@ def _deep_samples(page: Any, data: bytes, layout: Layout) -> np.ndarray:
     """`(H, W, samples)` of more than 8 bits."""
     try:
         samples = page.asarray()
+        if layout.is_planar:
+            samples = np.moveaxis(samples, 0, -1)
+        return samples.reshape(page.imagelength, page.imagewidth, layout.samples)
     except Exception as error:
         if "imagecodecs" not in str(error):
             raise ImageError(f"{' '.join(str(error).split())[:100] or type(error).__name__}") from None
-        return _by_opencv(page, data, layout)
-    if layout.is_planar:
-        samples = np.moveaxis(samples, 0, -1)
-    return samples.reshape(page.imagelength, page.imagewidth, layout.samples)
+    return _by_opencv(page, data, layout)
 
 
 def _by_opencv(page: Any, data: bytes, layout: Layout) -> np.ndarray:
