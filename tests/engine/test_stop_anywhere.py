@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from tests.engine.toy import POINTS, assert_same, events, run, toy_options, weig
 from tgsr.cli import EXIT_STOPPED, main
 from tgsr.config.options import load_options
 from tgsr.engine import build, stages, trainer, validation
-from tgsr.engine.context import Context
+from tgsr.engine.context import SAME_SIGINT_S, Context
 from tgsr.engine.runner import run_stage
 from tgsr.metrics.psnr_ssim import PSNR
 from tgsr.report import page
@@ -155,6 +156,21 @@ def test_where_work_must_be_finished_a_signal_only_asks():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert replace(context, rank=1).stop_requested  # shared by the copies that stages make
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_what_torchrun_hands_on_is_the_same_interrupt(monkeypatch, first):
+    """The terminal's Ctrl-C reaches the ranks, and torchrun sends its own; the state is being saved meanwhile."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    context = Context.create(device="cpu")
+    with context.catch_signals(), context.stopping(at_once=False):
+        for number in (first, signal.SIGINT, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert context.should_stop()
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + SAME_SIGINT_S)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_stop_before_the_run_has_begun(tmp_path, monkeypatch):

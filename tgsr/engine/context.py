@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,8 @@ from tgsr.utils.errors import ConfigError, Stopped, UserError
 from tgsr.utils.threads import usable_cpus
 
 Launcher = Literal["auto", "none", "pytorch", "slurm"]
+SAME_SIGINT_S = 20.0
+"""Seconds; torchrun waits half a minute for its processes before it kills them."""
 logger = logging.getLogger("tgsr")
 
 
@@ -303,20 +307,28 @@ class Context:
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Inside, SIGTERM, SIGINT and SIGUSR1 ask to stop; see `stopping`. A second SIGINT interrupts at once."""
+        """Inside, SIGTERM, SIGINT and SIGUSR1 ask to stop; see `stopping`. A second SIGINT interrupts at once.
+
+        Under torchrun one Ctrl-C comes several times, from the terminal and handed on by torchrun: what follows within
+        `SAME_SIGINT_S` is the same one.
+        """
         if self.stop.is_caught:
             yield
             return
-        owner = os.getpid()
+        owner, asked = os.getpid(), -math.inf
 
         def handle(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
             if os.getpid() != owner:  # a forked child, which has nothing to save
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
                 return
+            now = time.monotonic()
             if self.stop_requested and number == signal.SIGINT:
+                if "TORCHELASTIC_RUN_ID" in os.environ and now - asked < SAME_SIGINT_S:
+                    return
                 raise KeyboardInterrupt
-            self.stop_requested = True
+            self.stop_requested, asked = True, now
             what = "stopping" if self._answers_at_once else "saving after this iteration, then stopping"
             logger.warning("%s received: %s", signal.Signals(number).name, what)
             if self._answers_at_once:
