@@ -52,10 +52,11 @@ def main() -> None:
         f"paired, {args.iters} iterations": sweep_work(options, context, args.iters).open(context),
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
+    names = sweep_work(options, context, None).tasks.names
     for index in range(args.tasks + 1):
         for name, measure in forms.items():
             start = time.process_time()
-            measure(index)
+            measure(names[index])
             if index:
                 seconds[name].append(time.process_time() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}

@@ -322,7 +322,7 @@ def sweep(run: Run) -> None:
         work = sweep_work(options, context, iters)
         plain = sweep_work(plain_form(options, 10 if run.is_tiny else 100), context, None)
         ours = work.open(context)
-        forms = {"paired, bf16": lambda i: ours(i % len(tasks))}
+        forms = {"paired, bf16": lambda i: ours(tasks.names[i % len(tasks)])}
         patches = TaskPatches(options, context.device, tasks)
         tuner = FineTuner(options, context, tasks)
         first = patches.of(0, range(work.settings.batch_size), keep=False)
@@ -333,7 +333,7 @@ def sweep(run: Run) -> None:
         except RuntimeError as error:
             run.row(sweep=f"graph: {' '.join(str(error).split())[:200]}")
         measure_plain = plain.open(context)
-        forms["plain loop, fp32"] = lambda i: measure_plain(i % len(tasks))
+        forms["plain loop, fp32"] = lambda i: measure_plain(tasks.names[i % len(tasks)])
         for name, form in forms.items():
             if run.has(8):
                 form(0)

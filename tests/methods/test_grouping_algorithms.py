@@ -145,6 +145,15 @@ def test_algorithm_1_on_a_hand_made_table():
     assert table[1][2] == 0.65
 
 
+def test_even_groups_whatever_the_pis():
+    pis = {"a": 0.3, "b": float("nan"), "c": 0.1, "d": 0.1, "e": -2.0}
+    result = group_tasks([*pis], thresholds=[90, 80, 70], score=lambda i, r: pis, even=True)
+    assert result.groups == [["a", "c"], ["d"], ["e"]]
+    assert result.rest == ("b",)
+    same = group_tasks(["a", "b"], thresholds=[90, 80, 70], score=lambda i, r: {"a": 0.0, "b": 0.0}, even=True)
+    assert same.groups == [["a"], ["b"]]
+
+
 def test_without_retraining_the_first_scores_serve_all_rounds():
     calls = []
     result = group_tasks(
@@ -155,7 +164,7 @@ def test_without_retraining_the_first_scores_serve_all_rounds():
     )
     assert calls == [0]
     assert [list(r.group) for r in result.rounds] == [["a"], ["b"], []]
-    assert result.groups == [["a"], ["b"]]
+    assert result.groups == [["a"], ["b"], []], "a group keeps the number of its threshold"
     assert result.rest == ("c",)
 
 

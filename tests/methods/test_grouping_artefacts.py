@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from tests.methods.grouping_toys import toy_space, toy_tasks
-from tgsr.methods.tgsr.artefacts import (
-    SweepHeader,
-    TaskLog,
-    load_groups,
-    load_indicators,
-    write_groups,
-)
+from tgsr.methods.tgsr.artefacts import Groups, load_indicators
 from tgsr.methods.tgsr.grouping import group_tasks
+from tgsr.study.journal import Journal
 from tgsr.tasks.artefacts import difference, json_digest, load_tasks
 from tgsr.tasks.samplers import GroupedTaskSampler
 from tgsr.tasks.sets import from_file, union, whole_space
@@ -24,11 +19,6 @@ from tgsr.utils.errors import ConfigError, DataError
 @pytest.fixture
 def tasks():
     return toy_tasks(4)
-
-
-def header(tasks, seed=1, iters=20):
-    protocol = {"iters": iters}
-    return SweepHeader("tgsr.indicators", seed=seed, tasks=tasks.digest, protocol=protocol)
 
 
 def record(task, z):
@@ -56,46 +46,39 @@ def test_difference_names_the_deepest_place():
     assert difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == "a.c: 2 there, 3 here"
 
 
-def test_a_sweep_survives_a_kill_and_merges_in_task_order(tasks, tmp_path):
-    log = TaskLog(tmp_path, header(tasks))
-    log.open(0)
-    log.open(1)
-    log.append(0, record(tasks[2], 0.9))
-    log.append(1, record(tasks[1], 0.8))
-    with open(log.part(0), "a") as file:
-        file.write('{"task": "cut')
-    again = TaskLog(tmp_path, header(tasks))
-    assert sorted(again.read()) == [tasks[1].name, tasks[2].name]
-    again.open(0)
-    again.append(0, record(tasks[0], 0.7))
-    with pytest.raises(DataError, match="1 tasks of the sweep are missing"):
-        again.merge(tasks.names)
-    again.append(0, record(tasks[3], None))
-    merged = load_indicators(again.merge(tasks.names, result={"iters": 5}), tasks=tasks)
+def journal(tasks, folder, seed=1, iters=20):
+    about = {"seed": seed, "tasks": tasks.digest}
+    return Journal(folder / "indicators.jsonl", schema="tgsr.indicators", protocol={"iters": iters}, **about)
+
+
+def test_a_sweep_of_an_older_version_is_continued(tasks, tmp_path):
+    """A file that `TaskLog` wrote; `task` is the key of its records."""
+    header = {
+        "schema": "tgsr.indicators", "seed": 1, "tasks": tasks.digest, "protocol": {"iters": 20}, "result": {},
+        "version": 1, "options": json_digest({"iters": 20}),
+    }  # fmt: skip
+    lines = [header, record(tasks[2], 0.9), record(tasks[1], 0.8)]
+    (tmp_path / "indicators.0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"task": "cut')
+    log = journal(tasks, tmp_path)
+    assert sorted(log.read()) == [tasks[1].name, tasks[2].name]
+    log.append(record(tasks[0], 0.7), writer=0)
+    log.append(record(tasks[3], None), writer=0)
+    merged = load_indicators(log.merge(tasks.names, result={"iters": 5}), tasks=tasks)
     assert list(merged.values("z")) == tasks.names
     assert merged.header["result"] == {"iters": 5}
     assert merged.column("z")[:3] == pytest.approx([0.7, 0.8, 0.9])
     assert np.isnan(merged.column("z")[3])
     assert [p.name for p in tmp_path.iterdir()] == ["indicators.jsonl"]
-    assert len(again.read()) == 4
-
-
-def test_another_sweep_in_the_same_folder_is_refused(tasks, tmp_path):
-    log = TaskLog(tmp_path, header(tasks))
-    log.open(0)
     with pytest.raises(DataError, match="iters: 20 there, 10 here"):
-        TaskLog(tmp_path, header(tasks, iters=10)).read()
-    with pytest.raises(DataError, match="seed differ"):
-        TaskLog(tmp_path, header(tasks, seed=2)).open(0)
+        journal(tasks, tmp_path, iters=10).read()
     with pytest.raises(DataError, match="tasks differ"):
-        TaskLog(tmp_path, header(toy_tasks(5))).read()
+        journal(toy_tasks(5), tmp_path).read()
 
 
 def test_indicators_of_other_tasks_and_missing_files(tasks, tmp_path):
-    log = TaskLog(tmp_path, header(tasks))
-    log.open(0)
+    log = journal(tasks, tmp_path)
     for task in tasks:
-        log.append(0, record(task, 0.9))
+        log.append(record(task, 0.9), writer=0)
     path = log.merge(tasks.names)
     with pytest.raises(DataError, match="other tasks than the run"):
         load_indicators(path, tasks=toy_tasks(3))
@@ -108,13 +91,13 @@ def test_groups_round_trip_and_feed_the_sampler(tasks, tmp_path):
     table = [{n: 0.1 * i for i, n in enumerate(names)}, dict.fromkeys(names, 0.15)]
     grouping = group_tasks(names, thresholds=[0.25, 0.12], score=lambda i, r: table[i])
     path = tmp_path / "groups.json"
-    write_groups(path, grouping, tasks=tasks, seed=3, options="x", selected=names, about={"metric": "psnr"})
-    groups = load_groups(path, tasks=tasks)
+    Groups.of(grouping, tasks, seed=3, options="x", selected=names, about={"metric": "psnr"}).save(path)
+    groups = Groups.load(path, tasks=tasks)
     assert groups.groups == [["whole_space"], [names[3]], names[:3]]
     assert groups.rounds[0].pis[names[2]] == pytest.approx(0.2)
     assert groups.grouped == [names[3], *names[:3]]
     with pytest.raises(DataError, match="other tasks than the run"):
-        load_groups(path, tasks=toy_tasks(5))
+        Groups.load(path, tasks=toy_tasks(5))
 
     everything = TaskSet([Task("whole_space", toy_space()), *tasks])
     sampler = GroupedTaskSampler(everything, seed=0, groups=path)
@@ -129,19 +112,36 @@ def test_groups_round_trip_and_feed_the_sampler(tasks, tmp_path):
         GroupedTaskSampler(everything, seed=0, groups=path, group0_share=1.5)
 
 
+def test_an_empty_group_keeps_its_number_and_takes_no_samples(tasks, tmp_path):
+    path, names = tmp_path / "groups.json", tasks.names
+    grouping = group_tasks(names, thresholds=[9, 0.5, 0.2], score=lambda i, r: dict(zip(names, [0.6, 0.3, 0.3, 0.1])))  # noqa: B905
+    Groups.of(grouping, tasks).save(path)
+    groups = Groups.load(path, tasks=tasks)
+    assert groups.members == {"Group2": names[:1], "Group3": names[1:3]}
+    everything = TaskSet([Task("whole_space", toy_space()), *tasks])
+    sampler = GroupedTaskSampler(everything, seed=0, groups=path)
+    assert sampler.weights == pytest.approx([1 / 3, 1 / 3, 1 / 6, 1 / 6, 0])
+    with_shares = GroupedTaskSampler(everything, seed=0, groups=path, shares=[0.5, 0, 0.25, 0.25])
+    assert with_shares.weights == pytest.approx([0.5, 0.25, 0.125, 0.125, 0])
+    with pytest.raises(DataError, match="group 1 is empty"):
+        GroupedTaskSampler(everything, seed=0, groups=path, shares=[0.5, 0.5, 0, 0])
+    with pytest.raises(DataError, match="all groups are empty"):
+        GroupedTaskSampler(everything, seed=0, groups=[[], []])
+
+
 def test_random_groups_are_written_alike(tasks, tmp_path):
     path = tmp_path / "groups.json"
-    write_groups(path, [[tasks[1].name]], tasks=tasks, seed=3, options="x", kind="random")
-    assert load_groups(path).groups == [["whole_space"], [tasks[1].name]]
-    assert load_groups(path).kind == "random"
-    assert load_groups(path).num_groups == 1
+    Groups(tasks=tasks.digest, groups=[["whole_space"], [tasks[1].name]], seed=3, kind="random").save(path)
+    assert Groups.load(path).groups == [["whole_space"], [tasks[1].name]]
+    assert Groups.load(path).kind == "random"
+    assert Groups.load(path).members == {"Group1": [tasks[1].name]}
 
 
 def test_groups_of_other_tasks_are_refused(tasks, tmp_path):
     path, file = tmp_path / "groups.json", tmp_path / "tasks.json"
     tasks.save(file)
     names = tasks.names
-    write_groups(path, [names[:2]], tasks=tasks, seed=3, options="x", kind="random")
+    Groups(tasks=tasks.digest, groups=[["whole_space"], names[:2]]).save(path)
     space = toy_space()
 
     def sampler(file, **kwargs):

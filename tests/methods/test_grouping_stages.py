@@ -19,16 +19,15 @@ from tgsr.engine import checkpoint
 from tgsr.engine.build import build_tasks
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
-from tgsr.methods.tgsr.artefacts import SweepHeader, TaskLog, load_groups, load_indicators, load_sweep
-from tgsr.methods.tgsr.benchmarks import CompareOnBenchmarks
+from tgsr.methods.tgsr.artefacts import Groups, load_indicators, load_sweep
 from tgsr.methods.tgsr.comparison import Comparison
 from tgsr.methods.tgsr.gains import spread_over
 from tgsr.methods.tgsr.patches import TaskPatches, rows_of, schedule
-from tgsr.methods.tgsr.task_pool import run_over_tasks
 from tgsr.methods.tgsr.task_sets import neighbourhood, neighbourhoods, task_group
+from tgsr.study.rows import weights_by_task
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import whole_space
-from tgsr.tasks.task import Task, TaskSet
+from tgsr.tasks.task import Task, TaskSet, draw_point_tasks
 from tgsr.utils.errors import ConfigError, DataError
 from tgsr.utils.files import file_digest
 
@@ -218,7 +217,7 @@ def test_grouping_trains_scores_and_resumes(stage, tasks, start, indicators):
         "thresholds": [-0.5, -5.0], "processes": 1,
     }  # fmt: skip
     folder = stage("groups", run=run, path=start)
-    groups = load_groups(folder / "groups.json", tasks=load_tasks(tasks))
+    groups = Groups.load(folder / "groups.json", tasks=load_tasks(tasks))
     assert groups.groups[0] == ["whole_space"]
     assert len(groups.selected) == 4
     assert sorted(groups.grouped + groups.rest) == sorted(groups.selected)
@@ -227,7 +226,7 @@ def test_grouping_trains_scores_and_resumes(stage, tasks, start, indicators):
     (folder / "groups.json").unlink()
     (folder / "stage.json").unlink()
     stage("groups", run=run, path=start, resume=True)
-    assert load_groups(folder / "groups.json").groups == groups.groups
+    assert Groups.load(folder / "groups.json").groups == groups.groups
     assert (folder / "round_1" / "models" / "net_g_8.pth").stat().st_mtime_ns == stamp
 
     other = stage("longer", path=start, train={"total_iter": 3}) / "models" / "net_g_latest.pth"
@@ -236,7 +235,7 @@ def test_grouping_trains_scores_and_resumes(stage, tasks, start, indicators):
     assert not folder.with_name("foreign").exists()
 
     random = {"type": "GroupTasks", "tasks": tasks, "random_like": str(folder / "groups.json")}
-    control = load_groups(stage("random", run=random) / "groups.json")
+    control = Groups.load(stage("random", run=random) / "groups.json")
     assert [len(g) for g in control.groups] == [len(g) for g in groups.groups]
 
     only = task_group(space=toy_space(), path=tasks, groups=folder / "groups.json", group=1)
@@ -266,7 +265,7 @@ def test_two_ranks_group_as_one_does(stage, tasks, start, indicators, tmp_path):
     folder = stage("groups", run=run, path=start)
     overrides = ["name=shared", "datasets:train:batch_size_per_gpu=2"]
     in_processes(2, _run_slowly, tmp_path / "groups.yml", overrides)
-    alone, shared = (load_groups(f / "groups.json") for f in (folder, folder.with_name("shared")))
+    alone, shared = (Groups.load(f / "groups.json") for f in (folder, folder.with_name("shared")))
     assert shared.groups == alone.groups
     for ours, theirs in zip(alone.rounds, shared.rounds, strict=True):
         assert theirs.pis == pytest.approx(dict(ours.pis), abs=1e-3)
@@ -279,7 +278,7 @@ def test_unreachable_thresholds_keep_the_scores(stage, tasks, start, indicators,
     }  # fmt: skip
     with pytest.raises(DataError, match="no task has a PIS above 80"):
         stage("groups", run=run, path=start)
-    assert list((tmp_path / "experiments" / "groups" / "round_1_pis").glob("*.jsonl"))
+    assert list((tmp_path / "results" / "groups").glob("measured*.jsonl"))
     with pytest.raises(ConfigError, match="must descend"):
         stage("wrong", run={**run, "thresholds": [0.2, 0.4]}, path=start)
 
@@ -312,20 +311,17 @@ def test_numbers_belong_to_the_content_of_the_weights(stage, tasks, start, tmp_p
     folder = sweep(stage, tasks, start, agreement=1.0)
     stamp = load_indicators(folder / "indicators.jsonl").header["protocol"]["pretrained"]
     assert stamp == {"path": str(weights), "digest": file_digest(weights)}
-    table = {"type": "CompareOnBenchmarks", "checkpoints": {"net": str(weights)}}
+    table = {"type": "PaperTable", "rows": {"net": str(weights)}, "processes": 1}
     stage("table", run=table)
-    metrics = tmp_path / "results" / "table" / "net" / "metrics.json"
-    old = json.loads(metrics.read_text())
+    file = tmp_path / "results" / "table" / "table.json"
+    old = json.loads(file.read_text())
     more = stage("longer", path=start, train={"total_iter": 4}) / "models" / "net_g_latest.pth"
     weights.write_bytes(more.read_bytes())
     (folder / "stage.json").unlink()
     with pytest.raises(DataError, match="belongs to another sweep .pretrained.digest"):
         sweep(stage, tasks, start, agreement=1.0, resume=True)
     stage("table", run=table)
-    new = json.loads(metrics.read_text())
-    assert new["weights"] == old["weights"]
-    assert new["weights_digest"] != old["weights_digest"]
-    assert new["datasets"] != old["datasets"]
+    assert json.loads(file.read_text())["measurements"] != old["measurements"]
 
 
 def test_gains_on_points_and_ranges(stage, tasks, start, indicators):
@@ -369,22 +365,91 @@ def test_comparison_of_checkpoints(stage, tasks, start, indicators, tmp_path):
     assert "| 1.00 |" in (folder / "tables" / "estimators.md").read_text()
 
 
+def test_a_report_refuses_parts_of_other_tasks_or_weights(stage, tasks, start, indicators, tmp_path):
+    gains = {"type": "SingleTaskGains", "tasks": tasks, "val": "small", "num_tasks": 2, "processes": 1}
+    short = {"path": start, "train": {"total_iter": 2}}
+    ours = str(stage("gains", run=gains, **short) / "gains.jsonl")
+    few = str(stage("few", run={**gains, "num_tasks": 1, "radius": 0.1}, **short) / "gains.jsonl")
+    longer = stage("longer", path=start, train={"total_iter": 3}) / "models" / "net_g_latest.pth"
+    theirs = {"path": {"pretrain_network_g": str(longer)}, "train": {"total_iter": 2}}
+    other = str(stage("other", run=gains, **theirs) / "gains.jsonl")
+    draw_point_tasks(toy_space(), 6, seed=8).save(tmp_path / "drawn.json")
+    drawn = str(stage("drawn", run={**gains, "tasks": str(tmp_path / "drawn.json")}, **short) / "gains.jsonl")
+    compare = {
+        "type": "CompareOnTasks", "tasks": tasks, "val": "small", "baseline": "old", "num_tasks": 2, "processes": 1,
+        "checkpoints": {"old": start["pretrain_network_g"], "new": str(longer)},
+    }  # fmt: skip
+    comparison = str(stage("compare", run=compare) / "comparison.json")
+    stage("report", run={"type": "GroupingReport", "gains": ours, "comparison": comparison, "indicators": indicators})
+    table = (tmp_path / "results/report/report/tables/fig10_numbers.md").read_text()
+    assert "0.30" in table, "the paper's value"
+    for parts, message in (
+        ({"gains": other, "indicators": indicators}, "indicators are of other weights than .*other"),
+        ({"gains": drawn, "indicators": indicators}, "'task_0000' is another degradation"),
+        ({"gains": other, "comparison": comparison}, "gains over the baseline are of other weights"),
+        ({"gains": ours, "range_gains": few}, "its tasks are not those of .*give both stages the same num_tasks"),
+    ):
+        with pytest.raises(DataError, match=message):
+            stage("refused", run={"type": "GroupingReport", **parts})
+    with pytest.raises(ConfigError, match="run.paper: the paper has no groups '6G'"):
+        stage("refused", run={"type": "GroupingReport", "paper": "6G"})
+
+
+def test_two_readings_two_ends_and_the_papers_sizes(stage, tasks, start, indicators, tmp_path):
+    gains = {"type": "SingleTaskGains", "tasks": tasks, "val": "small", "num_tasks": 2, "processes": 1}
+    ends = {}
+    for order in ("lowest", "highest"):
+        run = {**gains, "order": order, "indicators": indicators}
+        ends[order] = str(stage(order, run=run, path=start, train={"total_iter": 2}) / "gains.jsonl")
+    names = load_tasks(tasks).names
+    _write_groups(tmp_path / "groups.json", tasks, [names[:2], [], names[2:3]])
+    run = {
+        "type": "GroupingReport", "gains": {"a": ends["lowest"], "b": ends["highest"]}, "low_gains": ends["lowest"],
+        "high_gains": ends["highest"], "groups": str(tmp_path / "groups.json"), "paper": "5G",
+    }  # fmt: skip
+    stage("report", run=run)
+    folder = tmp_path / "results/report/report"
+    assert "about 0.4 to 1.4 dB" in (folder / "tables/fig6_numbers.md").read_text()
+    groups = (folder / "tables/groups.md").read_text()
+    assert "14" in groups
+    assert "Group3" in groups
+    assert "1.50" in (folder / "tables/printed6.md").read_text()
+    assert len(list(folder.rglob("fig1*.png"))) == 2
+
+
+def test_each_group_gets_a_network_of_its_own(stage, tasks, start, tmp_path):
+    names = load_tasks(tasks).names
+    _write_groups(tmp_path / "groups.json", tasks, [names[:2], [], names[2:3]])
+    run = {"type": "TrainOnGroups", "tasks": tasks, "groups": str(tmp_path / "groups.json"), "processes": 1}
+    folder = stage("alone", run=run, path=start, train={"total_iter": 2})
+    found = weights_by_task(folder / "networks.json")
+    assert list(found) == ["Group1", "Group3"]
+    sets = {name: torch.load(path, weights_only=True)["params"] for name, path in found.items()}
+    assert any(not torch.equal(v, sets["Group3"][k]) for k, v in sets["Group1"].items())
+    stamps = [p.stat().st_mtime_ns for p in found.values()]
+    (folder / "stage.json").unlink()
+    stage("alone", run=run, path=start, train={"total_iter": 2}, resume=True)
+    assert [p.stat().st_mtime_ns for p in found.values()] == stamps
+    in_processes(2, _run_slowly, tmp_path / "alone.yml", ["name=shared", "datasets:train:batch_size=4"])
+    assert list(weights_by_task(folder.with_name("shared") / "networks.json")) == ["Group1", "Group3"]
+
+
 def _write_groups(path, tasks, groups, **more):
-    from tgsr.methods.tgsr.artefacts import write_groups
-
-    write_groups(path, groups, tasks=load_tasks(tasks), seed=0, options="x", kind="random", **more)
+    Groups(tasks=load_tasks(tasks).digest, groups=[["whole_space"], *groups], kind="random", **more).save(path)
 
 
-def test_benchmarks_and_their_table(stage, tasks, start, images, tmp_path):
+def test_benchmarks_and_their_table(stage, tasks, start, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("tgsr.study.pool.default_processes", lambda context: 1)
     groups = tmp_path / "groups.json"
-    _write_groups(groups, tasks, [load_tasks(tasks).names[:2]])
+    members = load_tasks(tasks).names
+    _write_groups(groups, tasks, [members[:2], [], members[2:3]])
     target = tmp_path / "sets"
     run = {
         "type": "BuildGroupBenchmarks", "tasks": tasks, "groups": str(groups), "gt": str(images),
         "target": str(target), "num_pairs": 3,
     }  # fmt: skip
     stage("benchmarks", run=run)
-    assert sorted(p.name for p in target.iterdir()) == ["Group0", "Group1", "random"]
+    assert sorted(p.name for p in target.iterdir()) == ["Group0", "Group1", "Group3", "random"]
     assert len(list((target / "Group1" / "LQ").glob("*.png"))) == 3
 
     val = {"small": None}
@@ -394,15 +459,10 @@ def test_benchmarks_and_their_table(stage, tasks, start, images, tmp_path):
     weights = {"RealESRGAN": start["pretrain_network_g"]}
     run = {"type": "CompareOnBenchmarks", "checkpoints": weights, "table": "TABLE_1"}
     stage("table", run=run, datasets={"val": {k: v for k, v in val.items() if v}})
-    text = (tmp_path / "results" / "table" / "report" / "tables" / "results.md").read_text()
+    text = (tmp_path / "results" / "table" / "report" / "tables" / "table.md").read_text()
     assert "20.10" in text  # the paper's Group1
-    assert (tmp_path / "results" / "table" / "RealESRGAN" / "metrics.json").exists()
-    with pytest.raises(ConfigError, match="no table 'TABLE_9'"):
-        CompareOnBenchmarks(options=_Named(), context=None, checkpoints={"a": tmp_path}, table="TABLE_9")
-
-
-class _Named:
-    name = "x"
+    with pytest.raises(ConfigError, match="no table TABLE_9|no table 9"):
+        stage("wrong", run={**run, "table": "TABLE_9"})
 
 
 def _meta(tmp_path):
@@ -483,37 +543,3 @@ def test_spread_takes_both_ends():
     values = {str(i): float(i) for i in range(10)} | {"nan": float("nan")}
     assert spread_over([*values], values, 4) == ["0", "3", "6", "9"]
     assert len(spread_over([*values], values, 20)) == 10
-
-
-class _Count:
-    """Work for the pool: the task's index squared."""
-
-    def open(self, context):
-        return lambda index: {"task": f"t{index}", "status": "ok", "value": index**2}
-
-
-class _Refuse:
-    """Work that cannot begin."""
-
-    def open(self, context):
-        raise DataError("no such image", place="a.png", remedy="look for it")
-
-
-@pytest.mark.slow
-def test_what_the_user_can_mend_is_said_once_by_the_parent(tmp_path, capfd):
-    log = TaskLog(tmp_path, SweepHeader("tgsr.gains", seed=0, tasks="x", protocol={}))
-    context = Context.create(device="cpu", launcher="none")
-    with pytest.raises(DataError, match=r"^a.png: no such image; look for it$"):
-        run_over_tasks(_Refuse(), ["t0", "t1"], log, context, processes=2, label="count")
-    assert "Traceback" not in capfd.readouterr().err
-
-
-@pytest.mark.slow
-def test_processes_share_the_tasks(tmp_path):
-    log = TaskLog(tmp_path, SweepHeader("tgsr.gains", seed=0, tasks="x", protocol={}))
-    names = [f"t{i}" for i in range(7)]
-    context = Context.create(device="cpu", launcher="none")
-    assert run_over_tasks(_Count(), names, log, context, processes=2, label="count")
-    assert len(list(tmp_path.glob("gains.*.jsonl"))) == 2
-    found = load_sweep(log.merge(names), "tgsr.gains")
-    assert found.column("value") == pytest.approx([i**2 for i in range(7)])

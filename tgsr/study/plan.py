@@ -99,7 +99,7 @@ def _entry(runner: Runner) -> Entry:
     if not is_measured:
         cost = _cost_of(Path(options.path.experiments_root) / REHEARSAL / options.name) or cost
     seconds = gib = None
-    if isinstance(cost, Mapping):
+    if isinstance(cost, Mapping) and cost.get("unit", unit) == unit:  # of a sweep whose tasks are not made: unknown
         seconds = cost["seconds"] if is_measured else project(cost, units)
         gib = cost.get("disk_gib", 0.0) * runner.files_kept() / max(cost.get("files_kept", 1), 1)
     return Entry(options.name, state, units, unit, seconds, gib, is_measured)

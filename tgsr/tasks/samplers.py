@@ -118,7 +118,7 @@ class GroupedTaskSampler(TaskSampler):
     Args:
         tasks, seed: see `TaskSampler`; every task must be in at least one group.
         groups: lists of task names, or the path of a `groups.json` whose `groups` are such lists; one that was made of
-            other tasks is refused.
+            other tasks is refused. An empty one has no share.
         shares: probability of each group, sum 1. None: all groups alike, the paper's rule.
         group0_share: instead of `shares`: probability of the first group; the others share the rest alike.
     """
@@ -134,9 +134,14 @@ class GroupedTaskSampler(TaskSampler):
     ) -> None:
         super().__init__(tasks, seed=seed)
         names: Sequence[Sequence[str]] = read_groups(groups, tasks) if isinstance(groups, (str, Path)) else groups
-        empty = [i for i, g in enumerate(names) if not g]
-        if empty or not names:
-            raise DataError(f"group {empty[0] if empty else 0} is empty", remedy="drop it or lower its threshold")
+        if not any(names):
+            raise DataError("all groups are empty", remedy="lower their thresholds")
+        if shares is not None and len(shares) == len(names):
+            empty = [i for i, (g, share) in enumerate(zip(names, shares, strict=True)) if share > 0 and not g]
+            if empty:
+                raise DataError(f"group {empty[0]} is empty", remedy="give it no share, or lower its threshold")
+            shares = [share for share, g in zip(shares, names, strict=True) if g]
+        names = [g for g in names if g]
         self.groups = [np.array([tasks.index(n) for n in g], dtype=np.int64) for g in names]
         if group0_share is not None:
             shares = _first_share(group0_share, len(names), given=shares)

@@ -1,8 +1,8 @@
-"""The paper's figures from artefacts: Figs. 1, 6, 7, 8, 9 and 10."""
+"""The paper's figures from artefacts: Figs. 1, 6, 7, 8, 9 and 10. Gains are improvements, of LPIPS too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +11,22 @@ from tgsr.methods.tgsr.artefacts import SweepResult
 from tgsr.methods.tgsr.comparison import Comparison
 from tgsr.methods.tgsr.selection import select_unsatisfactory
 from tgsr.report import plots
-from tgsr.report.tables import aggregate
+from tgsr.report.tables import Number, aggregate
+from tgsr.study.measurements import Measurements
+from tgsr.study.printed import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def improvement(metric: str) -> float:
+    """What a difference of a metric is multiplied by, so that more is better."""
+    return 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
+
+
+def gain_label(metric: str) -> str:
+    """Of an axis."""
+    return "psnr gain, dB" if metric == "psnr" else f"{metric} improvement"
 
 
 def indicator_histogram(indicators: SweepResult, *, share: float = 0.4) -> Figure:
@@ -33,7 +45,7 @@ def gain_bars(gains: SweepResult, *, metric: str = "psnr", unsatisfactory: float
     share = float(np.mean(values[np.isfinite(values)] > unsatisfactory))
     names = [str(i + 1) for i in range(len(values))]
     title = f"Gain of single-task networks ({share:.0%} above {unsatisfactory:g} dB)"
-    return plots.grouped_bars(names, {"single-task network": list(values)}, title=title, y_label=f"{metric} gain, dB")
+    return plots.grouped_bars(names, {"single-task network": list(values)}, title=title, y_label=gain_label(metric))
 
 
 def indicator_against_gain(indicators: SweepResult, gains: SweepResult, *, metric: str = "psnr") -> Figure:
@@ -41,7 +53,7 @@ def indicator_against_gain(indicators: SweepResult, gains: SweepResult, *, metri
     z = indicators.values("z")
     x = np.array([1 - z[name] for name in gains.names])
     y = gains.column(f"gain_{metric}")
-    return plots.scatter(x, y, x_label="1 - z", y_label=f"{metric} gain, dB", title="Indicator and true gain")
+    return plots.scatter(x, y, x_label="1 - z", y_label=gain_label(metric), title="Indicator and true gain")
 
 
 def low_and_high_indicator(
@@ -54,7 +66,25 @@ def low_and_high_indicator(
     low, high = ordered[:num], ordered[-num:]
     series = {"lowest z": [gain[n] for n in low], "highest z": [gain[n] for n in high]}
     names = [str(i + 1) for i in range(num)]
-    return plots.grouped_bars(names, series, title="Gain by indicator", y_label=f"{metric} gain, dB")
+    return plots.grouped_bars(names, series, title="Gain by indicator", y_label=gain_label(metric))
+
+
+def two_ends(ends: Mapping[str, SweepResult], *, metric: str = "psnr") -> Figure:
+    """Fig. 6 as bars: gains of networks of the tasks with the lowest and with the highest z, each in its own order."""
+    num = max(len(sweep.names) for sweep in ends.values())
+    series = {k: [*s.column(f"gain_{metric}"), *[None] * (num - len(s.names))] for k, s in ends.items()}
+    names = [str(i + 1) for i in range(num)]
+    return plots.grouped_bars(names, series, title="Gain by indicator", y_label=gain_label(metric))
+
+
+def gain_per_set(found: Measurements, baseline: str, metric: str) -> Figure:
+    """Fig. 7: gain of each row over the baseline on each set."""
+    sets = list(dict.fromkeys(r.set for r in found.records))
+    sign, series = improvement(metric), dict[str, list[Number | None]]()
+    for name, values in found.differences(baseline).items():
+        gains = [values.get(f"{s}/{metric}") for s in sets]
+        series[name] = [None if g is None else aggregate([sign * v for v in g]) for g in gains]
+    return plots.grouped_bars(sets, series, title="Gain per group", y_label=gain_label(metric))
 
 
 def gain_per_group(comparison: Comparison, methods: Sequence[str], *, metric: str = "psnr") -> Figure:
@@ -66,7 +96,7 @@ def gain_per_group(comparison: Comparison, methods: Sequence[str], *, metric: st
         for members in groups.values():
             numbers.append(aggregate([float(comparison.gains(r, members, metric).mean()) for r in runs[method]]))
         series[method] = numbers
-    return plots.grouped_bars(["Group0", *groups], series, title="Gain per group", y_label=f"{metric} gain, dB")
+    return plots.grouped_bars(["Group0", *groups], series, title="Gain per group", y_label=gain_label(metric))
 
 
 def point_against_range(points: SweepResult, ranges: SweepResult, *, metric: str = "psnr") -> Figure:
@@ -78,23 +108,27 @@ def point_against_range(points: SweepResult, ranges: SweepResult, *, metric: str
     better = float(np.mean([second[n] > first[n] for n in names]))
     title = f"Range of tasks better on {better:.0%}"
     short = [n.removeprefix("task_") for n in names]
-    return plots.grouped_bars(short, series, title=title, y_label=f"{metric} gain, dB")
+    return plots.grouped_bars(short, series, title=title, y_label=gain_label(metric))
 
 
 def single_against_grouped(
     gains: SweepResult, comparison: Comparison, method: str, *, metric: str = "psnr", num: int = 12
 ) -> Figure | None:
     """Fig. 10: single-task networks and TGSR on the same tasks."""
-    measured = comparison.data["tasks_values"][metric][comparison.data["baseline"]]
-    names = [n for n in gains.names if n in measured][:num]
+    names = common_tasks(gains, comparison, metric)[:num]
     if not names:
         return None
-    runs = comparison.runs()[method]
+    runs, sign = comparison.runs()[method], improvement(metric)
     single = gains.values(f"gain_{metric}")
     series = {
-        "single-task network": [single[n] for n in names],
-        method: [aggregate([float(comparison.gains(r, [n], metric)[0]) for r in runs]) for n in names],
+        "single-task network": [sign * single[n] for n in names],
+        method: [aggregate([sign * float(comparison.gains(r, [n], metric)[0]) for r in runs]) for n in names],
     }
-    return plots.grouped_bars(
-        [n.removeprefix("task_") for n in names], series, title="Single task and TGSR", y_label=f"{metric} gain, dB"
-    )
+    title, short = "Single task and TGSR", [n.removeprefix("task_") for n in names]
+    return plots.grouped_bars(short, series, title=title, y_label=gain_label(metric))
+
+
+def common_tasks(gains: SweepResult, comparison: Comparison, metric: str) -> list[str]:
+    """Tasks that both have measured by a metric."""
+    measured = comparison.data["tasks_values"][metric][comparison.data["baseline"]]
+    return [n for n in gains.names if n in measured]

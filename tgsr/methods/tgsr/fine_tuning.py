@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class FineTuner:
 
     Args:
         options: network, losses, optimiser, `path.pretrain_network_g`.
-        context: a world of one (`task_pool.alone`).
+        context: a world of one (`Context.alone`).
         tasks: all tasks.
     """
 
@@ -60,15 +60,16 @@ class FineTuner:
         """Back to theta."""
         self.model.reset(self.start)
 
-    def train(self, batches: Iterable[Batch], *, first: int = 0) -> Trace:
+    def train(self, iterations: Iterable[Sequence[Batch]], *, first: int = 0) -> Trace:
         """One step on each batch.
 
         Args:
-            first: iteration of the first batch, for the learning rate.
+            iterations: the micro batches of each, whose gradients are accumulated.
+            first: number of the first iteration, for the learning rate.
         """
         means, bad = [], []
-        for t, batch in enumerate(batches, first):
-            result = self.model.step([batch], t)
+        for t, batches in enumerate(iterations, first):
+            result = self.model.step(list(batches), t)
             means.append(result.total.mean())
             if result.bad is not None:
                 bad.append(result.bad.max())

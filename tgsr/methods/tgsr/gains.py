@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from tgsr.config.schema import Options
 from tgsr.config.spec import PositiveInt, Range
-from tgsr.engine.build import TrainData
+from tgsr.engine.build import TrainData, build_metrics
 from tgsr.engine.checkpoint import save_torch
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.methods.tgsr.artefacts import (
-    Record,
-    SweepHeader,
-    TaskLog,
-    load_indicators,
-)
-from tgsr.methods.tgsr.evaluation import (
-    check_start,
-    check_val_set,
-    measure,
-    pick_metrics,
-    pick_val_set,
-    task_images,
-    weights_stamp,
-)
+from tgsr.engine.runner import RUNNERS
+from tgsr.methods.tgsr.artefacts import GAINS, load_indicators, result_hash, weights_stamp
+from tgsr.methods.tgsr.evaluation import check_start, check_val_set, measure, task_images
 from tgsr.methods.tgsr.fine_tuning import FineTuner
-from tgsr.methods.tgsr.folders import open_folder, result_hash
-from tgsr.methods.tgsr.task_pool import run_over_tasks
+from tgsr.methods.tgsr.sweep import task_iterations
 from tgsr.methods.tgsr.task_sets import neighbourhood
+from tgsr.study.journal import Journal, Record
+from tgsr.study.measure import open_set, usable_metrics
+from tgsr.study.pool import run_all
+from tgsr.study.stage import Stage
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.samplers import TaskSampler
 from tgsr.tasks.task import Task, TaskSet
-from tgsr.utils.errors import ConfigError
+from tgsr.utils.errors import ConfigError, Stopped
+
+logger = logging.getLogger("tgsr")
 
 
 class OneTaskSampler(TaskSampler):
@@ -56,13 +49,14 @@ class OneTaskSampler(TaskSampler):
 
 @dataclass(frozen=True)
 class GainWork:
-    """Work on one task (see `task_pool`): fine-tune on it, measure before and after on its validation set.
+    """Work on one task (see `study.pool`): fine-tune on it, measure before and after on its validation set.
 
     Attributes:
         options: of the run.
         tasks: what is measured.
         train_tasks: what is trained on: the same tasks, or their neighbourhoods.
         val: name of the validation set.
+        metrics: names of those to measure.
         keep_weights: folder for the fine-tuned networks, or None.
     """
 
@@ -70,25 +64,27 @@ class GainWork:
     tasks: TaskSet
     train_tasks: TaskSet
     val: str
+    metrics: Sequence[str]
     keep_weights: Path | None
 
-    def open(self, context: Context) -> Callable[[int], Record]:
+    def open(self, context: Context) -> Callable[[str], Record]:
         sampler = OneTaskSampler(self.train_tasks, seed=self.options.manual_seed)
         data = TrainData(self.options, context, self.train_tasks, sampler)
         tuner = FineTuner(self.options, context, self.train_tasks)
-        dataset, metrics = pick_val_set(self.options, self.val), pick_metrics(self.options)
+        dataset, built = open_set(self.options, self.val), build_metrics(self.options)
+        metrics = {name: built[name] for name in self.metrics}
         assert self.options.train is not None
         iters = self.options.train.total_iter
 
-        def run(index: int) -> Record:
-            start = time.perf_counter()
+        def run(name: str) -> Record:
+            start, index = time.perf_counter(), self.tasks.index(name)
             task = self.tasks[index]
             images = task_images(dataset, task)
             tuner.reset()
-            before = measure(tuner.model.restore, images, metrics)
+            before = measure(tuner.model.restore, images, metrics, device=context.device)
             sampler.index = index
-            trace = tuner.train(batch for micro in data.iterations(0, iters) for batch in micro)
-            after = measure(tuner.model.restore, images, metrics)
+            trace = tuner.train(data.iterations(0, iters))
+            after = measure(tuner.model.restore, images, metrics, device=context.device)
             if self.keep_weights is not None:
                 net = tuner.model.trained()["g"].net
                 save_torch(self.keep_weights / f"{task.name}.pth", {"params": net.state_dict()})
@@ -114,7 +110,7 @@ def spread_over(names: list[str], values: dict[str, float], num: int) -> list[st
 
 
 @RUNNERS.register()
-class SingleTaskGains(Runner):
+class SingleTaskGains(Stage):
     """Fine-tunes the pre-trained network on single tasks for `train.total_iter` iterations -> `gains.jsonl`.
 
     Args:
@@ -131,6 +127,7 @@ class SingleTaskGains(Runner):
     """
 
     product = "gains.jsonl"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_tasks": 2}
 
     def __init__(
         self,
@@ -156,25 +153,28 @@ class SingleTaskGains(Runner):
         self.path, self.val, self.num_tasks, self.order = tasks, val, num_tasks, order
         self.indicators, self.radius, self.keep_weights, self.processes = indicators, radius, keep_weights, processes
 
-    def run(self) -> None:
-        assert self.options.degradation is not None
+    def units(self) -> tuple[float, str]:
+        assert self.options.train is not None, "checked by the constructor"
+        return task_iterations(self.path, self.options.train.total_iter, self.num_tasks)
+
+    def work(self) -> None:
+        assert self.options.degradation is not None, "checked by the constructor"
         space = self.options.degradation.space.build()
         everything = load_tasks(self.path, space=space)
-        names = self._choose(everything)
-        open_folder(self)
-        tasks = everything.subset(names)
-        train_tasks = tasks
+        tasks = train_tasks = everything.subset(self._choose(everything))
         if self.radius is not None:
             train_tasks = TaskSet([Task(t.name, neighbourhood(t, space, radius=self.radius)) for t in tasks])
-        log = TaskLog(self.folder, self._header(tasks))
+        metrics, left_out = usable_metrics(self.options, self.context)
+        for name, why in left_out.items():
+            logger.warning("metric '%s' is left out: %s", name, why)
         weights = self.folder / "models" if self.keep_weights else None
         plain = replace(self.options, tasks=replace(self.options.tasks, set=None))
-        work = GainWork(plain, tasks, train_tasks, self.val, weights)
-        if not run_over_tasks(work, names, log, self.context, processes=self.processes, label=self.options.name):
-            return
+        work = GainWork(plain, tasks, train_tasks, self.val, metrics, weights)
+        journal = self._journal(tasks)
+        if not run_all(work, tasks.names, journal, self.context, processes=self.processes, label=self.options.name):
+            raise Stopped
         if self.context.is_main:
-            log.merge(names)
-        self.context.barrier()
+            journal.merge(tasks.names)
 
     def _choose(self, tasks: TaskSet) -> list[str]:
         num = min(self.num_tasks or len(tasks), len(tasks))
@@ -187,7 +187,7 @@ class SingleTaskGains(Runner):
         ordered = spread_over(tasks.names, z, len(tasks))
         return ordered[:num] if self.order == "lowest" else ordered[-num:]
 
-    def _header(self, tasks: TaskSet) -> SweepHeader:
+    def _journal(self, tasks: TaskSet) -> Journal:
         protocol: dict[str, Any] = {
             "order": self.order,
             "radius": self.radius,
@@ -195,4 +195,5 @@ class SingleTaskGains(Runner):
             "pretrained": weights_stamp(check_start(self.options)),
             "option_file": result_hash(self.options),
         }
-        return SweepHeader("tgsr.gains", seed=self.options.manual_seed, tasks=tasks.digest, protocol=protocol)
+        path, seed = self.folder / self.product, self.options.manual_seed
+        return Journal(path, schema=GAINS, protocol=protocol, seed=seed, tasks=tasks.digest)

@@ -41,13 +41,11 @@ class Grouping:
 
     @property
     def groups(self) -> list[list[str]]:
-        """G_1, G_2, ... without the empty ones."""
-        return [list(r.group) for r in self.rounds if r.group]
+        """G_1, G_2, ...: one for each threshold that was used, empty where no task passed it."""
+        return [list(r.group) for r in self.rounds]
 
 
-def performance_improvement_score(
-    after: Mapping[str, float], before: Mapping[str, float]
-) -> dict[str, float]:
+def performance_improvement_score(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     """s_j = I(D_j; theta^) - I(D_j; theta), equation 5, for every task of `after`.
 
     Args:
@@ -66,7 +64,7 @@ def check_thresholds(thresholds: Sequence[float]) -> None:
 
 
 def group_tasks(
-    tasks: Sequence[str], *, thresholds: Sequence[float], score: Score, retrain: bool = True
+    tasks: Sequence[str], *, thresholds: Sequence[float], score: Score, retrain: bool = True, even: bool = False
 ) -> Grouping:
     """Algorithm 1: in each round, fine-tune on the tasks that are left, take out those whose PIS passes the threshold.
 
@@ -76,6 +74,8 @@ def group_tasks(
         score: see `Score`; a NaN score passes no threshold.
         retrain: call `score` in every round whose tasks differ from the last one's; False: once, its scores serve all
             rounds (the ablation of section 7.2.2).
+        even: in each round the best tasks in equal parts for the groups to come and the rest, whatever their PIS; of
+            `thresholds` the number alone counts.
     """
     check_thresholds(thresholds)
     remaining = list(tasks)
@@ -87,7 +87,12 @@ def group_tasks(
         if index == 0 or (retrain and rounds[-1].group):  # after an empty group the same training would come again
             scores = score(index, tuple(remaining))
         pis = {name: float(scores[name]) for name in remaining}
-        group = tuple(sorted((n for n in remaining if pis[n] > threshold), key=lambda n: -pis[n]))
+        ordered = sorted(remaining, key=lambda n: -pis[n] if pis[n] == pis[n] else float("inf"))
+        if even:
+            size = -(-len(ordered) // (len(thresholds) - index + 1))
+            group, threshold = tuple(ordered[:size]), pis[ordered[size - 1]]
+        else:
+            group = tuple(n for n in ordered if pis[n] > threshold)
         rounds.append(Round(float(threshold), pis, group))
         taken = set(group)
         remaining = [name for name in remaining if name not in taken]
@@ -96,7 +101,7 @@ def group_tasks(
 
 def require_groups(grouping: Grouping) -> None:
     """DataError with the scores that were reached when no threshold was passed by any task."""
-    if grouping.groups:
+    if any(grouping.groups):
         return
     best = sorted((s for r in grouping.rounds[:1] for s in r.pis.values() if s == s), reverse=True)
     reached = ", ".join(f"{s:.2f}" for s in best[:3]) or "none"

@@ -130,6 +130,8 @@ def spearman_interval(
     """Bootstrap interval of `spearman` over the tasks that holds `share` of the resampled values."""
     a, b = np.asarray(a), np.asarray(b)
     values = [spearman(a[i], b[i]) for i in rng.integers(0, len(a), size=(num, len(a)))]
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
     tail = (1 - share) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)

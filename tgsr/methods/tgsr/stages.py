@@ -1,28 +1,20 @@
-"""The stages of Algorithm 1 as runners: draw tasks, then select and group them."""
+"""Algorithm 1 after the indicators, and networks of single groups, as stages."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from tgsr.config.options import options_hash
-from tgsr.config.schema import Options, TaskOptions, ValOptions
-from tgsr.config.spec import Kind, PositiveInt, Range, Spec
+from tgsr.config.schema import Options
+from tgsr.config.spec import PositiveInt, Range
+from tgsr.engine.build import global_batch
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.engine.trainer import Trainer
-from tgsr.methods.tgsr.artefacts import (
-    SweepHeader,
-    TaskLog,
-    load_groups,
-    load_indicators,
-    write_groups,
-)
-from tgsr.methods.tgsr.evaluation import TaskEvaluation, check_start, check_val_set, weights_stamp
-from tgsr.methods.tgsr.folders import open_folder
+from tgsr.engine.runner import RUNNERS
+from tgsr.methods.tgsr.artefacts import Groups, load_indicators, weights_stamp
+from tgsr.methods.tgsr.evaluation import check_start, check_val_set
 from tgsr.methods.tgsr.grouping import (
     check_thresholds,
     group_tasks,
@@ -31,24 +23,28 @@ from tgsr.methods.tgsr.grouping import (
     require_groups,
 )
 from tgsr.methods.tgsr.selection import Direction, select_unsatisfactory
-from tgsr.methods.tgsr.task_pool import run_over_tasks
 from tgsr.metrics.base import METRICS
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.journal import Journal, Record
+from tgsr.study.measure import Condition, Subject, measure
+from tgsr.study.pool import run_all
+from tgsr.study.stage import Stage
+from tgsr.study.subrun import latest_weights, sub_options, task_set, train
 from tgsr.tasks.artefacts import load_tasks
-from tgsr.tasks.task import TaskSet
+from tgsr.tasks.task import WHOLE_SPACE, TaskSet
 from tgsr.utils.errors import ConfigError, DataError, Stopped
 from tgsr.utils.registry import did_you_mean
 
 logger = logging.getLogger("tgsr")
-_TASK_SETS = Kind("tgsr.tasks.sets:TASK_SETS", runtime=("space",))
 
 
 @RUNNERS.register()
-class GroupTasks(Runner):
+class GroupTasks(Stage):
     """Algorithm 1 after the indicators: select, then rounds of joint fine-tuning and thresholds -> `groups.json`.
 
     `train` of the option file is the joint fine-tuning of a round (10,000 iterations in the paper), from
-    `path.pretrain_network_g`. Each round is a training run of its own below this stage's folder (`round_1`, ...); its
-    PIS are kept task by task, so an interrupted stage goes on where it was.
+    `path.pretrain_network_g`. Each round is a training run of its own below this stage's folder (`round_1`, ...); what
+    is measured for the PIS is kept by the content of the weights, so an interrupted stage goes on where it was.
 
     Args:
         tasks: `tasks.json`.
@@ -60,12 +56,14 @@ class GroupTasks(Runner):
         indicator_threshold: select every task below it (or above, with `direction: high`).
         direction: `low`: a low z is unsatisfactory; `high`: Algorithm 1 to the letter.
         retrain: fine-tune anew in every round; False: the first round's PIS serve all (section 7.2.2's question).
+        even: groups of equal size whatever the PIS, as many as there are thresholds (rehearsals).
         random_like: instead of all this: random groups of the sizes of that `groups.json` (Fig. 7).
         processes: for measuring PIS, per rank; None: one per core on a CPU, one on a GPU.
     """
 
     continues_other_options = False
     product = "groups.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"even": True, "share": 1.0, "indicator_threshold": None}
 
     def __init__(
         self,
@@ -81,6 +79,7 @@ class GroupTasks(Runner):
         indicator_threshold: float | None = None,
         direction: Direction = "low",
         retrain: bool = True,
+        even: bool = False,
         random_like: Path | None = None,
         processes: PositiveInt | None = None,
     ) -> None:
@@ -90,7 +89,7 @@ class GroupTasks(Runner):
         check_thresholds(self.thresholds)
         self.share = None if indicator_threshold is not None else share
         self.indicator_threshold, self.direction = indicator_threshold, direction
-        self.retrain, self.random_like, self.processes = retrain, random_like, processes
+        self.retrain, self.even, self.random_like, self.processes = retrain, even, random_like, processes
         if random_like is None:
             self._check_needs()
 
@@ -111,39 +110,61 @@ class GroupTasks(Runner):
             problem = f"less of '{self.metric}' is better, so its increase is no improvement score"
             raise ConfigError(problem, place=place, remedy="use a metric of which more is better, e.g. PSNR")
 
+    def units(self) -> tuple[float, str]:
+        if self.random_like is not None or self.options.train is None:
+            return 1, "stage"
+        rounds = len(self.thresholds) if self.retrain else 1
+        return rounds * self.options.train.total_iter, "iterations"
+
     def run(self) -> None:
+        if self.random_like is None:
+            self._select(self._tasks())  # files that don't belong together are told before a folder is touched
+        super().run()
+
+    def work(self) -> None:
+        tasks = self._tasks()
+        groups = self._random(tasks) if self.random_like is not None else self._group(tasks)
+        if self.context.is_main:
+            groups.save(self.folder / self.product)
+
+    def _tasks(self) -> TaskSet:
         space = self.options.degradation.space.build() if self.options.degradation is not None else None
-        tasks = load_tasks(self.path, space=space)
-        selected = self._select(tasks) if self.random_like is None else []
-        open_folder(self)
-        if self.random_like is not None:
-            self._random(tasks)
-            return
+        return load_tasks(self.path, space=space)
+
+    def _random(self, tasks: TaskSet) -> Groups:
+        assert self.random_like is not None
+        sizes = [len(g) for g in Groups.load(self.random_like, tasks=tasks).groups[1:]]
+        groups = [[WHOLE_SPACE], *random_groups(tasks.names, sizes, seed=self.options.manual_seed)]
+        return Groups(tasks=tasks.digest, groups=groups, kind="random", about=self._about(), **stamp(self.options))
+
+    def _about(self) -> dict[str, Any]:
+        start = self.options.path.pretrain_network_g  # random groups need none
+        pretrained = None if start is None else weights_stamp(start)
+        return {"metric": self.metric, "val": self.val, "pretrained": pretrained}
+
+    def _group(self, tasks: TaskSet) -> Groups:
+        selected = self._select(tasks)
         if self.context.is_main:
             logger.info("%s: %d of %d tasks are unsatisfactory", self.options.name, len(selected), len(tasks))
-        before = self._scores("before", str(self.options.path.pretrain_network_g), tasks, selected)
-        if before is None:
-            return
+        before = self._values(check_start(self.options), tasks, selected)
 
         def score(index: int, remaining: Sequence[str]) -> Mapping[str, float]:
-            checkpoint = self._fine_tune(index, remaining)
-            after = self._scores(f"round_{index + 1}_pis", checkpoint, tasks, remaining)
-            if after is None:
-                raise Stopped
+            joint = task_set("File", path=self.path, names=list(remaining))
+            trainer = train(sub_options(self.options, f"round_{index + 1}", tasks=joint), self.context)
+            after = self._values(latest_weights(trainer), tasks, remaining)
             return performance_improvement_score(after, before)
 
-        try:
-            grouping = group_tasks(selected, thresholds=self.thresholds, score=score, retrain=self.retrain)
-        except Stopped:
-            return
+        how = {"thresholds": self.thresholds, "retrain": self.retrain, "even": self.even}
+        grouping = group_tasks(selected, score=score, **how)
         for number, r in enumerate(grouping.rounds, 1):
             if self.context.is_main:
                 text = "round %d: %d of %d tasks above %.2f dB, best PIS %.2f dB"
                 logger.info(text, number, len(r.group), len(r.pis), r.threshold, max(r.pis.values()))
                 if not r.group:
-                    logger.warning("no task is above %.2f dB: that group is left out", r.threshold)
+                    logger.warning("no task is above %.2f dB: group %d is empty", r.threshold, number)
         require_groups(grouping)
-        self._write(grouping, tasks, kind="pis" if self.retrain else "pis-once", selected=selected)
+        kind = "pis" if self.retrain else "pis-once"
+        return Groups.of(grouping, tasks, selected=selected, kind=kind, about=self._about(), **stamp(self.options))
 
     def _select(self, tasks: TaskSet) -> list[str]:
         assert self.indicators is not None
@@ -159,64 +180,88 @@ class GroupTasks(Runner):
         z = sweep.values("z")
         return select_unsatisfactory(z, share=self.share, threshold=self.indicator_threshold, direction=self.direction)
 
-    def _random(self, tasks: TaskSet) -> None:
-        assert self.random_like is not None
-        sizes = [len(g) for g in load_groups(self.random_like, tasks=tasks).groups[1:]]
-        groups = random_groups(tasks.names, sizes, seed=self.options.manual_seed)
-        self._write(groups, tasks, kind="random", selected=[])
-
-    def _write(self, grouping: Any, tasks: TaskSet, *, kind: str, selected: Sequence[str]) -> None:
-        if self.context.is_main:
-            start = self.options.path.pretrain_network_g  # random groups need none
-            pretrained = None if start is None else weights_stamp(start)
-            write_groups(
-                self.folder / "groups.json",
-                grouping,
-                tasks=tasks,
-                seed=self.options.manual_seed,
-                options=options_hash(self.options),
-                kind=kind,
-                selected=selected,
-                about={"metric": self.metric, "val": self.val, "pretrained": pretrained},
-            )
-        self.context.barrier()
-
-    def _fine_tune(self, index: int, remaining: Sequence[str]) -> str:
-        """Joint fine-tuning of the pre-trained network on the remaining tasks; returns its weights."""
-        options = joint_options(self.options, f"{self.options.name}/round_{index + 1}", self.path, list(remaining))
-        trainer = Trainer(options, replace(self.context, auto_resume=True))
-        folder = trainer.run()
-        if trainer.is_stopping:
-            self.context.stop_requested = True
-            raise Stopped
-        return str(folder / "models" / f"net_g_{trainer.total_iter}.pth")
-
-    def _scores(
-        self, stem: str, checkpoint: str, tasks: TaskSet, names: Sequence[str]
-    ) -> dict[str, float] | None:
-        """Task -> metric of a checkpoint on the task's validation set; None when asked to stop."""
+    def _values(self, weights: Path, tasks: TaskSet, names: Sequence[str]) -> dict[str, float]:
+        """Task -> metric of a checkpoint on the task's validation set."""
         assert self.val is not None
-        subset = tasks.subset(names)
-        work = TaskEvaluation(self.options, subset, self.val, {"net": checkpoint})
-        header = SweepHeader(
-            "tgsr.task_metrics", seed=0, tasks=subset.digest, protocol=work.protocol()
-        )
-        log = TaskLog(self.folder / stem, header)
-        label = f"{self.options.name} {stem}"
-        if not run_over_tasks(work, subset.names, log, self.context, processes=self.processes, label=label):
-            return None
-        records = log.read()
-        return {name: records[name]["values"]["net"][self.metric] for name in subset.names}
+        conditions = [Condition(self.val, task) for task in tasks.subset(names)]
+        found = measure(
+            [Subject("net", weights)], conditions, [self.metric], self.results / "measured.jsonl", self.options,
+            self.context, processes=self.processes,
+        )  # fmt: skip
+        return found.values("net", self.metric)[""]
 
 
-def joint_options(options: Options, name: str, tasks: Path, names: list[str]) -> Options:
-    """Options of one joint fine-tuning: uniform over the named tasks, no validation of its own."""
-    spec = Spec(_TASK_SETS, "File", {"path": tasks, "names": names})
-    return replace(
-        options,
-        name=name,
-        run=None,
-        tasks=TaskOptions(set=spec),
-        datasets=replace(options.datasets, val={}),
-        val=ValOptions(),
-    )
+@dataclass(frozen=True, kw_only=True)
+class GroupNetworks(Artefact):
+    """`networks.json`: the network of each group, for a row of a table that is measured group by group.
+
+    Attributes:
+        tasks: digest of the task set.
+        groups: `members`, the name of the group, and `weights`.
+    """
+
+    schema: ClassVar[str] = "tgsr.group_networks"
+    made_by: ClassVar[str] = "TrainOnGroups"
+
+    tasks: str
+    groups: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class GroupTraining:
+    """Work on one group (see `study.pool`): the training of the option file on its tasks alone."""
+
+    options: Options
+    tasks: Path
+    members: Mapping[str, list[str]]
+
+    def open(self, context: Context) -> Callable[[str], Record]:
+        def run(name: str) -> Record:
+            alone = task_set("File", path=self.tasks, names=self.members[name])
+            trainer = train(sub_options(self.options, name, tasks=alone, fixed_batch=True), context)
+            return {"members": [name], "weights": str(latest_weights(trainer))}
+
+        return run
+
+
+@RUNNERS.register()
+class TrainOnGroups(Stage):
+    """A network for each group, trained on it alone (the row `SG` of Table 3) -> `networks.json`.
+
+    Where there are more ranks than groups, the ranks are divided among them. A group without tasks has no network.
+
+    Args:
+        tasks: `tasks.json`.
+        groups: `groups.json`.
+        processes: per rank; None: one per core on a CPU, one on a GPU.
+    """
+
+    product = "networks.json"
+
+    def __init__(
+        self, *, options: Options, context: Context, tasks: Path, groups: Path, processes: PositiveInt | None = None
+    ) -> None:
+        super().__init__(options=options, context=context)
+        if options.train is None or options.datasets.train is None:
+            raise ConfigError("needs the sections train and datasets.train", place=options.name)
+        check_start(options)
+        self.path, self.groups, self.processes = tasks, groups, processes
+
+    def units(self) -> tuple[float, str]:
+        assert self.options.train is not None, "checked by the constructor"
+        num = len(Groups.load(self.groups).members) if self.groups.exists() else 4
+        return num * self.options.train.total_iter, "iterations"
+
+    def work(self) -> None:
+        tasks = load_tasks(self.path)
+        members = Groups.load(self.groups, tasks=tasks).members
+        work, protocol = GroupTraining(self.options, self.path, members), {"members": members}
+        journal = Journal(self.folder / "trainings.jsonl", schema="tgsr.trainings", protocol=protocol)
+        label, batch = self.options.name, global_batch(self.options)
+        how = {"processes": self.processes, "label": label, "trains": True, "batch_size": batch}
+        if not run_all(work, list(members), journal, self.context, **how):
+            raise Stopped
+        if self.context.is_main:
+            found = journal.read()
+            groups = [{k: found[name][k] for k in ("members", "weights")} for name in members]
+            GroupNetworks(tasks=tasks.digest, groups=groups, **stamp(self.options)).save(self.folder / self.product)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from tgsr.config.schema import Options
 from tgsr.config.spec import NonNegativeInt, PositiveInt, Range
 from tgsr.data.batch import Batch
-from tgsr.engine.build import global_batch
+from tgsr.engine.build import global_batch, micro_batches
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.methods.tgsr.artefacts import Record, SweepHeader, TaskLog
-from tgsr.methods.tgsr.evaluation import check_start, weights_stamp
+from tgsr.engine.runner import RUNNERS
+from tgsr.methods.tgsr.artefacts import INDICATORS, result_hash, weights_stamp
+from tgsr.methods.tgsr.evaluation import check_start
 from tgsr.methods.tgsr.fine_tuning import FineTuner
-from tgsr.methods.tgsr.folders import open_folder, result_hash
 from tgsr.methods.tgsr.indicator import (
     Denominator,
     Indicator,
@@ -32,10 +31,12 @@ from tgsr.methods.tgsr.indicator import (
     stable_iteration,
 )
 from tgsr.methods.tgsr.patches import TaskPatches, rows_of, schedule
-from tgsr.methods.tgsr.task_pool import run_over_tasks
+from tgsr.study.journal import Journal, Record
+from tgsr.study.pool import run_all
+from tgsr.study.stage import Stage
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.task import TaskSet
-from tgsr.utils.errors import ConfigError
+from tgsr.utils.errors import ConfigError, Stopped
 
 logger = logging.getLogger("tgsr")
 _OWN = 10_000_000
@@ -70,7 +71,7 @@ class IndicatorSettings:
 
 @dataclass(frozen=True)
 class IndicatorWork:
-    """Work on one task (see `task_pool`): fine-tune on it for `iters` iterations, estimate z at each probed iteration.
+    """Work on one task (see `study.pool`): fine-tune on it for `iters` iterations, estimate z at each probed iteration.
 
     Attributes:
         options: of the run.
@@ -84,10 +85,10 @@ class IndicatorWork:
     settings: IndicatorSettings
     iters: int
 
-    def open(self, context: Context) -> Callable[[int], Record]:
+    def open(self, context: Context) -> Callable[[str], Record]:
         patches = TaskPatches(self.options, context.device, self.tasks)
         tuner = FineTuner(self.options, context, self.tasks)
-        return lambda index: self._measure(index, patches, tuner)
+        return lambda name: self._measure(self.tasks.index(name), patches, tuner)
 
     def _measure(self, index: int, patches: TaskPatches, tuner: FineTuner) -> Record:
         start = time.perf_counter()
@@ -106,7 +107,7 @@ class IndicatorWork:
         is_finite = True
         done = 0
         for stop in (i for i in s.probe_iters if i <= self.iters):
-            trace = tuner.train((rows_of(train, rows, turn) for rows, turn in plan[done:stop]), first=done)
+            trace = tuner.train((self._micro(train, *batch) for batch in plan[done:stop]), first=done)
             losses += trace.losses.tolist()
             is_finite &= trace.is_finite
             done = stop
@@ -122,6 +123,11 @@ class IndicatorWork:
             "estimates": {k: [_finite(e.z), _finite(e.se)] for k, e in estimates.items()},
             "seconds": round(time.perf_counter() - start, 3),
         }
+
+    def _micro(self, train: Batch, rows: list[int], turn: int) -> list[Batch]:
+        """The micro batches of an iteration."""
+        size = micro_batches(self.options, 1)[0]
+        return [rows_of(train, rows[i : i + size], turn) for i in range(0, len(rows), size)]
 
     def _before(
         self,
@@ -164,7 +170,7 @@ def _finite(value: float) -> float | None:
 
 
 @RUNNERS.register()
-class IndicatorSweep(Runner):
+class IndicatorSweep(Stage):
     """Measures the performance indicator z of every task -> `indicators.jsonl`.
 
     `train` of the option file gives losses, optimiser and, as `total_iter`, the iterations on each task (100 in the
@@ -191,6 +197,9 @@ class IndicatorSweep(Runner):
     """
 
     product = "indicators.jsonl"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {
+        "probe_iters": None, "num_probe": 4, "num_patches": None, "pilot": 0, "window": 2, "num_fresh": 2,
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -238,24 +247,24 @@ class IndicatorSweep(Runner):
             study=study,
         )
 
-    def run(self) -> None:
+    def units(self) -> tuple[float, str]:
+        return task_iterations(self.path, self.settings.probe_iters[-1])
+
+    def work(self) -> None:
         space = self.options.degradation.space.build() if self.options.degradation is not None else None
         tasks = load_tasks(self.path, space=space)
-        open_folder(self)
-        log = TaskLog(self.folder, self._header(tasks))
+        journal = self._journal(tasks)
         work = IndicatorWork(self.options, tasks, self.settings, self.settings.probe_iters[-1])
-        iters = self._pilot(work, tasks, log)
-        if iters is None or not self._sweep(replace(work, iters=iters), tasks.names, log):
-            return
+        iters = self._pilot(work, tasks, journal)
+        records = self._sweep(replace(work, iters=iters), tasks.names, journal)
+        self.context.barrier()  # every rank has read the parts that the main one removes
         if self.context.is_main:
-            self._finish(tasks, log, iters)
-        self.context.barrier()
+            self._finish(tasks, journal, records, iters)
 
-    def _header(self, tasks: TaskSet) -> SweepHeader:
-        return SweepHeader(
-            "tgsr.indicators",
-            seed=self.options.manual_seed,
-            tasks=tasks.digest,
+    def _journal(self, tasks: TaskSet) -> Journal:
+        return Journal(
+            self.folder / self.product,
+            schema=INDICATORS,
             protocol={
                 **asdict(self.settings),
                 "agreement": self.agreement,
@@ -263,20 +272,22 @@ class IndicatorSweep(Runner):
                 "pretrained": weights_stamp(check_start(self.options)),
                 "option_file": result_hash(self.options),
             },
+            seed=self.options.manual_seed,
+            tasks=tasks.digest,
         )
 
-    def _sweep(self, work: IndicatorWork, names: list[str], log: TaskLog) -> bool:
-        return run_over_tasks(work, names, log, self.context, processes=self.processes, label=self.options.name)
+    def _sweep(self, work: IndicatorWork, names: list[str], journal: Journal) -> dict[str, Record]:
+        if not run_all(work, names, journal, self.context, processes=self.processes, label=self.options.name):
+            raise Stopped
+        return journal.shared(self.context)
 
-    def _pilot(self, work: IndicatorWork, tasks: TaskSet, log: TaskLog) -> int | None:
-        """Iterations for all tasks, from the pilot tasks where there is an early stop; None when asked to stop."""
+    def _pilot(self, work: IndicatorWork, tasks: TaskSet, journal: Journal) -> int:
+        """Iterations for all tasks, from the pilot tasks where there is an early stop."""
         s = self.settings
         if s.mode == "paper" or s.study or self.agreement >= 1 or self.pilot < 3 or len(s.probe_iters) < 2:
             return work.iters
         names = tasks.names[: self.pilot]
-        if not self._sweep(work, names, log):
-            return None
-        done = log.read()
+        done = self._sweep(work, names, journal)
         curves = np.array([[_estimate(done[n], f"probe@{i}")[0] for i in s.probe_iters] for n in names])
         iters = stable_iteration(curves, list(s.probe_iters), agreement=self.agreement)
         if self.context.is_main:
@@ -284,7 +295,7 @@ class IndicatorSweep(Runner):
             logger.info(text, self.options.name, len(names), iters)
         return iters
 
-    def _finish(self, tasks: TaskSet, log: TaskLog, iters: int) -> None:
+    def _finish(self, tasks: TaskSet, journal: Journal, records: Mapping[str, Record], iters: int) -> None:
         key = f"{self.settings.estimator}@{iters}"
 
         def finish(record: Record) -> Record:
@@ -292,7 +303,7 @@ class IndicatorSweep(Runner):
             is_ok = record["status"] == "ok"
             return {**record, "z": _finite(z) if is_ok else None, "se": _finite(se) if is_ok else None}
 
-        done = [finish(r) for r in log.read().values()]
+        done = [finish(records[name]) for name in tasks.names]
         z, se = (np.array([np.nan if r[k] is None else r[k] for r in done]) for k in ("z", "se"))
         diverged = [r["task"] for r in done if r["status"] != "ok"]
         result: dict[str, Any] = {
@@ -301,7 +312,7 @@ class IndicatorSweep(Runner):
             "diverged": diverged,
             "seconds": round(sum(r["seconds"] for r in done), 1),
         }
-        path = log.merge(tasks.names, finish=finish, result=result)
+        path = journal.merge(tasks.names, finish=finish, result=result)
         if diverged:
             logger.warning("the network diverged on %d tasks, first '%s'; they have no z", len(diverged), diverged[0])
         logger.info(
@@ -314,6 +325,14 @@ def _estimate(record: Record, key: str) -> tuple[float, float]:
     z, se = record.get("estimates", {}).get(key, (None, None))
     is_ok = record["status"] == "ok"
     return (math.nan if z is None or not is_ok else z), (math.nan if se is None else se)
+
+
+def task_iterations(path: Path, iters: int, most: int | None = None) -> tuple[float, str]:
+    """The budget of a sweep: of one task where the file of the tasks is not made yet."""
+    if not path.exists():
+        return iters, "iterations a task"
+    num = len(load_tasks(path))
+    return min(num, most or num) * iters, "iterations over all tasks"
 
 
 def _halves(iters: int) -> list[int]:

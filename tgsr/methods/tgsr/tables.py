@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tgsr.methods.tgsr.artefacts import Groups, SweepResult
 from tgsr.methods.tgsr.comparison import Comparison
+from tgsr.methods.tgsr.figures import common_tasks, improvement
 from tgsr.methods.tgsr.grouping import pis_table
 from tgsr.methods.tgsr.indicator import spearman, spearman_interval
 from tgsr.report.tables import Column, Number, Row, Table, aggregate
@@ -101,16 +103,70 @@ def _estimates(sweep: SweepResult, key: str) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def group_table(groups: Groups) -> Table:
-    """Tasks in each group and the threshold that made it."""
+def group_table(groups: Groups, *, sizes: Sequence[int] | None = None) -> Table:
+    """Tasks in each group and the threshold that made it.
+
+    Args:
+        groups: of `groups.json`.
+        sizes: the paper's, of groups 1, 2, ..., to stand beside.
+    """
     rows = [Row("Group0", {"num": "the whole space", "threshold": None})]
-    kept = [r for r in groups.rounds if r.group]
+    paper = dict(enumerate(sizes or (), 1))
     for number, members in enumerate(groups.groups[1:], 1):
-        threshold = Number(kept[number - 1].threshold) if kept else None
-        rows.append(Row(f"Group{number}", {"num": str(len(members)), "threshold": threshold}))
+        kept = groups.rounds[number - 1 : number]
+        threshold = Number(kept[0].threshold) if kept else None
+        num = Number(float(len(members)), paper=paper.get(number))
+        rows.append(Row(f"Group{number}", {"num": num, "threshold": threshold}))
     rows.append(Row("in no group", {"num": str(len(groups.rest)), "threshold": None}))
-    columns = [Column("num", "tasks"), Column("threshold", "PIS above, dB", digits=2)]
+    columns = [Column("num", "tasks", digits=0), Column("threshold", "PIS above, dB", digits=2)]
     return Table(columns, rows, caption=f"Kind: {groups.kind}.", row_head="Group")
+
+
+def ends_table(ends: Mapping[str, SweepResult], stated: Mapping[str, Any], *, metric: str = "psnr") -> Table:
+    """Fig. 6 in numbers: least, mean and largest gain of the tasks with the lowest and the highest z.
+
+    Args:
+        ends: label -> gains.
+        stated: what the paper says of them; its "high indicator" means what has much to gain, here low z.
+    """
+    rows = []
+    for label, sweep in ends.items():
+        gain = sweep.column(f"gain_{metric}")
+        numbers = {"least": np.nanmin(gain), "mean": np.nanmean(gain), "most": np.nanmax(gain)}
+        rows.append(Row(label, {k: Number(float(v)) for k, v in numbers.items()}, is_signed=True))
+    low, high = stated["gain_of_high_indicator_db"]
+    caption = f"{metric} gain in dB. The paper: about {low} to {high} dB for unsatisfactory tasks, about "
+    caption += f"{stated['gain_of_low_indicator_db']} dB for satisfactory ones."
+    return Table([Column(k, k, digits=2) for k in ("least", "mean", "most")], rows, caption=caption, row_head="Tasks")
+
+
+def single_table(
+    gains: SweepResult, comparison: Comparison, method: str, stated: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """Fig. 10 in numbers: mean improvement of single-task networks and of TGSR on the same tasks.
+
+    Args:
+        gains: of single-task networks.
+        comparison: with the same tasks.
+        method: of the comparison.
+        stated: the paper's means.
+    """
+    rows: dict[str, dict[str, Number]] = {"single-task network": {}, method: {}}
+    for metric in [m for m in gains.metrics() if m in comparison.metrics()]:
+        names, sign = common_tasks(gains, comparison, metric), improvement(metric)
+        if not names:
+            continue
+        single = gains.values(f"gain_{metric}")
+        values = sign * float(np.mean([single[n] for n in names]))
+        rows["single-task network"][metric] = Number(values, paper=stated["single-task"].get(metric))
+        means = [sign * float(comparison.gains(r, names, metric).mean()) for r in comparison.runs()[method]]
+        ours = aggregate(means)
+        rows[method][metric] = Number(ours.value, ours.spread, ours.num_runs, stated["TGSR"].get(metric))
+    measured = dict.fromkeys(metric for cells in rows.values() for metric in cells)
+    columns = [Column(m, m, digits=4 if m == "lpips" else 3) for m in measured]
+    body = [Row(label, dict(cells), is_signed=True) for label, cells in rows.items()]
+    caption = "Mean improvement over the network that both start from; LPIPS: by how much it falls."
+    return Table(columns, body, caption=caption, row_head="Network")
 
 
 def round_table(groups: Groups, *, num: int = 40) -> Table:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tgsr.degradations.base import SPACES, Pipeline, PointSpace, Space, noise_seed, space_from_json
 from tgsr.degradations.params import DegradationParams
-from tgsr.methods.tgsr.artefacts import load_groups
+from tgsr.methods.tgsr.artefacts import Groups
 from tgsr.tasks.artefacts import load_tasks
 from tgsr.tasks.sets import TASK_SETS
 from tgsr.tasks.task import Task, TaskSet
@@ -31,10 +31,10 @@ def task_group(*, space: Space | None, path: Path, groups: Path, group: int) -> 
         group: 1, 2, ...; 0 would be the whole space.
     """
     tasks = load_tasks(path, space=space)
-    found = load_groups(groups, tasks=tasks)
-    if not 1 <= group <= found.num_groups:
-        raise ConfigError(f"there is no group {group} in {groups}", remedy=f"use 1 to {found.num_groups}")
-    return tasks.subset(found.groups[group])
+    found = Groups.load(groups, tasks=tasks).members
+    if f"Group{group}" not in found:
+        raise ConfigError(f"there is no group {group} in {groups}", remedy=f"it has {', '.join(found)}")
+    return tasks.subset(found[f"Group{group}"])
 
 
 @TASK_SETS.register("Neighbourhoods")
