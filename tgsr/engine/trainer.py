@@ -65,7 +65,7 @@ class Trainer:
         if options.datasets.train.preflight:
             for val_set in self.val_sets.values():
                 build.preflight(val_set, context)
-        self.metrics = build.build_metrics(options)
+        self.metrics = build.build_metrics(options) if self.val_sets else {}  # LPIPS offline stops no training
         build.tell_too_small(self.val_sets, self.metrics, context)
         self.restore = build.build_restorer(options, self.model)
         validation = ValidationHook(every=options.val.val_freq, best=options.logger.best)

@@ -17,7 +17,7 @@ from tgsr.engine.runner import RUNNERS
 from tgsr.methods.tgsr.artefacts import Groups
 from tgsr.methods.tgsr.evaluation import check_val_set
 from tgsr.study.artefact import stamp
-from tgsr.study.measure import Condition, Subject, measure, usable_metrics
+from tgsr.study.measure import Condition, Subject, measure, usable_metrics, with_metrics
 from tgsr.study.measurements import Measurements
 from tgsr.study.stage import Stage
 from tgsr.tasks.artefacts import load_tasks
@@ -135,7 +135,7 @@ class CompareOnTasks(Stage):
             "baseline": self.baseline,
             "checkpoints": {k: str(v) for k, v in self.checkpoints.items()},
             "weights": {k: file_digest(v) for k, v in self.checkpoints.items()},
-            "protocol": {name: build_metrics(self.options)[name].protocol for name in values},
+            "protocol": {k: m.protocol for k, m in build_metrics(with_metrics(self.options, list(values))).items()},
             "groups": {k or "groups": g.groups[1:] for k, g in named.items()},
             "pis": {k: v for r in (main.rounds[:1] if main else ()) for k, v in r.pis.items()},
             "means": means,

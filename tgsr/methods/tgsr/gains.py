@@ -23,7 +23,7 @@ from tgsr.methods.tgsr.fine_tuning import FineTuner
 from tgsr.methods.tgsr.sweep import task_iterations
 from tgsr.methods.tgsr.task_sets import neighbourhood
 from tgsr.study.journal import Journal, Record
-from tgsr.study.measure import open_set, usable_metrics
+from tgsr.study.measure import open_set, usable_metrics, with_metrics
 from tgsr.study.pool import run_all
 from tgsr.study.stage import Stage
 from tgsr.tasks.artefacts import load_tasks
@@ -71,8 +71,7 @@ class GainWork:
         sampler = OneTaskSampler(self.train_tasks, seed=self.options.manual_seed)
         data = TrainData(self.options, context, self.train_tasks, sampler)
         tuner = FineTuner(self.options, context, self.train_tasks)
-        dataset, built = open_set(self.options, self.val), build_metrics(self.options)
-        metrics = {name: built[name] for name in self.metrics}
+        dataset, metrics = open_set(self.options, self.val), build_metrics(with_metrics(self.options, self.metrics))
         assert self.options.train is not None
         iters = self.options.train.total_iter
 
