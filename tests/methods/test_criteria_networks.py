@@ -7,6 +7,8 @@ import torch
 
 import tgsr.methods  # noqa: F401 - registers the networks
 from tgsr.archs import ARCHS
+from tgsr.archs.describe import describe
+from tgsr.archs.rrdbnet import RRDBNet
 from tgsr.engine.tiling import Tiling, restore_tiled
 from tgsr.methods.cria_cl.networks import CriaCLPaper, CriaCLReleased
 from tgsr.models.weights import load_into
@@ -174,3 +176,25 @@ def test_activation_checkpointing_gives_the_same_gradients(image):
         net(image)["sr"].square().mean().backward()
         grads.append(net.body[0].rdb1.conv1.weight.grad.clone())
     assert torch.allclose(*grads, atol=1e-7)
+
+
+def test_early_branches_have_the_printed_size_and_cost():
+    """Table VII: 14.8 M parameters; a tenth less time than ESRGAN's 1,076 G multiply-adds at 300x200."""
+    net = CriaCLPaper(num_block=19, branches="early").eval()
+    assert num_parameters(net) == 14_785_352
+    ours = describe(net, (3, 20, 30)).macs * 100  # 200x300 pixels are a hundred times as many
+    esrgan = describe(RRDBNet(num_block=23).eval(), (3, 20, 30)).macs * 100
+    assert esrgan / 1e9 == pytest.approx(1075.6, abs=0.1)
+    assert ours / 1e9 == pytest.approx(996.7, abs=0.1)
+
+
+def test_early_branches_make_images_of_their_own(image):
+    net = CriaCLPaper(**SMALL, branches="early")
+    outputs = net(image)
+    assert outputs["align"].shape == (2, 3, 24, 32)
+    assert outputs["mask"].shape == (2, 1, 24, 32)
+    assert torch.allclose(
+        outputs["sr"], outputs["mask"] * outputs["align"] + (1 - outputs["mask"]) * outputs["unif"], atol=1e-6
+    )
+    outputs["unif"].sum().backward()
+    assert all(p.grad is None for p in (*net.branch_align.parameters(), *net.up_align.parameters()))

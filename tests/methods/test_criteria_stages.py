@@ -13,9 +13,10 @@ from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import run_stage
 from tgsr.methods.cria_cl.masks import measure_masks, owner_map, region_maps
-from tgsr.methods.cria_cl.reporting import WEIGHTED_SUM, difference_table
+from tgsr.methods.cria_cl.reporting import WEIGHTED_SUM
 from tgsr.report.artefacts import Metrics
-from tgsr.utils.errors import ConfigError
+from tgsr.study.measurements import Measurements
+from tgsr.utils.errors import ConfigError, DataError
 
 NETWORK = {"type": "CriaCLPaper", "num_feat": 4, "num_block": 1, "num_grow_ch": 2}
 LOSSES = {
@@ -102,6 +103,8 @@ def test_training_masks_and_report(stage):
     page = (root / "results/report/report/report.md").read_text()
     assert "Which regions each branch owns" in page
     assert "Rank correlation with Table V" in page
+    found = Measurements.load(root / "results/report/ablation.json")
+    assert found.differences(WEIGHTED_SUM)["Full"]["small/psnr"] == [0.0]
     stage("plain_test", run={"type": "Test"}, val={"save_img": False}, path=path)
     tested, trained = (Metrics.read(root / "results" / n).datasets["small"]["metrics"] for n in ("plain_test", "run_0"))
     assert tested["psnr"]["mean"] == pytest.approx(trained["psnr"]["mean"])
@@ -168,31 +171,17 @@ def test_efficiency(stage):
     table = (root / "results/speed/report/tables/table_7.md").read_text()
     assert "paper 0.7217" in table
     assert "paper 16.70" in table
+    assert "DASR" in table  # printed only
+    assert found["networks"]["Ours"]["macs"] > 0
 
 
-def test_tables_of_the_paper(stage):
-    root = stage("tables", run={"type": "CriaTables"})
-    assert len(list((root / "results/tables/report/tables").glob("*.csv"))) == 7
-    with pytest.raises(ConfigError, match="there is no table 9"):
-        stage("wrong", run={"type": "CriaTables", "tables": {9: {}}})
+def test_an_ablation_needs_its_reference_and_one_run_a_seed(stage):
     with pytest.raises(ConfigError, match="there is no row"):
         stage("wrong", run={"type": "CriaAblation", "rows": {"Full": ["x"]}})
-
-
-def test_differences_are_taken_seed_by_seed(tmp_path):
-    def runs(label, values):
-        return [
-            Metrics(tmp_path, label, {"set": {"metrics": {"psnr": {"mean": v, "higher_is_better": True}}}}, {"seed": s})
-            for s, v in values.items()
-        ]
-
-    table = difference_table(
-        {WEIGHTED_SUM: runs("a", {0: 20.0, 1: 24.0}), "Full": runs("b", {1: 24.5, 0: 20.3, 2: 99.0})}, WEIGHTED_SUM
-    )
-    cell = table.cell("Full", "set/psnr")
-    assert cell.value == pytest.approx(0.4)
-    assert cell.spread == pytest.approx(0.1 * 2**0.5)
-    assert cell.num_runs == 2
+    root = stage("run", train=_train())
+    twice = [str(root / "results/run")] * 2
+    with pytest.raises(DataError, match="two runs of 'L_pixel .* have the same seed"):
+        stage("twice", run={"type": "CriaAblation", "rows": {WEIGHTED_SUM: twice}})
 
 
 def test_regions_and_their_masks():

@@ -97,7 +97,7 @@ def tiny(options: Options) -> Options:
         if getattr(data, "batch_size", None) is not None:
             data = replace(data, batch_size=4)
     if train is not None:
-        losses = {name: _without_download(spec) for name, spec in train.losses.items()}
+        losses = {name: _without_download(_tiny_inside(spec)) for name, spec in train.losses.items()}
         train = replace(train, losses=freeze(losses))
     return replace(
         options,
@@ -120,6 +120,8 @@ def _tiny_inside(spec: Spec) -> Spec:
             return narrow(value) if is_network else _without_download(_tiny_inside(value))
         if isinstance(value, Mapping):
             return {key: smaller(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(smaller(item) for item in value)
         return value
 
     found = {key: smaller(value) for key, value in spec.kwargs.items()}

@@ -415,8 +415,9 @@ class _Plan:
                 names, task = self.names[condition.set], condition.task and condition.task.name
                 for metric, metric_digest in self._metrics_of(subject, own, condition).items():
                     values = known.values(own, digest, metric_digest)
-                    images = {name: values[i] for i, name in enumerate(names)}
-                    found.append(Measurement.of(subject.label, condition.set, task, metric, images))
+                    images = {name: values[i] for i, name in enumerate(names) if i in values}
+                    if images:  # none: all are too small for the metric
+                        found.append(Measurement.of(subject.label, condition.set, task, metric, images))
         return found
 
 

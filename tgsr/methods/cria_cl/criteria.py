@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tgsr.config.spec import Kind, Range, Spec
 from tgsr.losses.base import LossContext
+from tgsr.losses.gan import GANLoss
 from tgsr.losses.perceptual import VGG, VGGFeatures
 from tgsr.losses.structure import ssim_map
 from tgsr.models.weights import load_into
@@ -29,6 +30,8 @@ CRITERION = Kind("tgsr.methods.cria_cl.criteria:CRITERIA")
 CriterionSpec = Annotated[Spec, CRITERION]
 NetworkSpec = Annotated[Spec, Kind("tgsr.archs:ARCHS")]
 Scale = Annotated[float, Range(0)]
+ImageName = Literal["sr", "align", "unif", "out1", "out2"]
+"""What the networks return; `out1` and `out2` only the released form."""
 
 
 class Criterion(nn.Module, ABC):
@@ -270,6 +273,52 @@ class AdversarialCriterion(Criterion):
     def measure(self, image: Tensor, target: Tensor, context: LossContext) -> Tensor:
         logits = _discriminator(context, "adversarial")(image)
         return F.softplus(-as_map(logits, num=len(image)).float())
+
+
+@CRITERIA.register("ragan")
+class RelativisticCriterion(Criterion):
+    """ESRGAN's relativistic average criterion of the generator, `(B,)`: how far real images seem more real than these.
+
+    Args:
+        weight: factor.
+    """
+
+    def __init__(self, *, weight: Scale = 1.0) -> None:
+        super().__init__(weight=weight)
+        self.game = GANLoss(relativistic=True)
+
+    def measure(self, image: Tensor, target: Tensor, context: LossContext) -> Tensor:
+        discriminator = _discriminator(context, "ragan")
+        with torch.no_grad():
+            real = discriminator(target)
+        return self.game.generator(discriminator(image), real)
+
+
+@CRITERIA.register("on_image")
+class OnImageCriterion(Criterion):
+    """A criterion of one certain image of the network, whichever the loss looks at.
+
+    Args:
+        image: output of the network.
+        criterion: which.
+    """
+
+    def __init__(self, *, image: ImageName, criterion: CriterionSpec) -> None:
+        super().__init__()
+        self.image, self.criterion = image, criterion.build()
+
+    def measure(self, image: Tensor, target: Tensor, context: LossContext) -> Tensor:
+        return self.criterion(output_of(context, self.image), target, context)
+
+
+def output_of(context: LossContext, name: str) -> Tensor:
+    """One image of the network; ConfigError when it makes none of that name."""
+    if name not in context.outputs:
+        raise ConfigError(
+            f"the network returns no '{name}' image, only {', '.join(sorted(context.outputs))}",
+            place="network_g", remedy="choose CriaCLPaper or CriaCLReleased, or set image: sr",
+        )  # fmt: skip
+    return context.outputs[name]
 
 
 def _discriminator(context: LossContext, name: str) -> nn.Module:

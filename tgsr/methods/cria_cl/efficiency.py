@@ -1,31 +1,29 @@
-"""Table VII: seconds per frame and parameters of networks."""
+"""Table VII: seconds per frame, parameters and multiply-adds of networks."""
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from tgsr.config.options import options_hash
+from tgsr.archs.describe import describe
 from tgsr.config.schema import Options
 from tgsr.config.spec import NonNegativeInt, PositiveInt
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
 from tgsr.methods.cria_cl.criteria import NetworkSpec
 from tgsr.models.precision import Precision, resolve_precision
 from tgsr.report.builder import Report
-from tgsr.report.tables import Column, Number, Row, Table
-from tgsr.study.printed import printed
+from tgsr.report.tables import Number
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.printed import find_table
+from tgsr.study.stage import Stage
 from tgsr.utils.errors import ConfigError
-from tgsr.utils.files import write_json
-
-logger = logging.getLogger("tgsr")
 
 
 @torch.inference_mode()
@@ -54,9 +52,29 @@ def seconds_per_frame(
     return times[num_warmup:]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Efficiency(Artefact):
+    """An `efficiency.json`.
+
+    Attributes:
+        device: what it was timed on.
+        precision: of the networks.
+        input_size: height and width, px.
+        networks: label -> `seconds` (median), `times`, `parameters`, `macs` (multiply-adds; older files: none).
+    """
+
+    schema: ClassVar[str] = "tgsr.cria_efficiency"
+    made_by: ClassVar[str] = "CriaEfficiency"
+
+    device: str
+    precision: str
+    input_size: list[int]
+    networks: Mapping[str, Mapping[str, Any]]
+
+
 @RUNNERS.register()
-class CriaEfficiency(Runner):
-    """Seconds per frame (median), frames per second and parameters -> `efficiency.json` and a report.
+class CriaEfficiency(Stage):
+    """Seconds per frame (median), parameters and multiply-adds -> `efficiency.json` and a report.
 
     Weights do not matter, so the networks keep their random ones.
 
@@ -66,6 +84,9 @@ class CriaEfficiency(Runner):
         num_warmup: images before the first one that counts.
         num_frames: images that count.
     """
+
+    product = "efficiency.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_warmup": 0, "num_frames": 1, "input_size": (8, 12)}
 
     def __init__(
         self,
@@ -83,65 +104,43 @@ class CriaEfficiency(Runner):
         self.networks, self.input_size = networks, input_size
         self.num_warmup, self.num_frames = num_warmup, num_frames
 
-    def run(self) -> None:
-        if self.context.is_main:
-            self._run()
-        self.context.barrier()
+    def units(self) -> tuple[float, str]:
+        return len(self.networks) * (self.num_warmup + self.num_frames), "frames"
 
-    def _run(self) -> None:
+    def work(self) -> None:
+        if not self.context.is_main:  # two that time side by side would time each other
+            return
         device = self.context.device
         precision = Precision(resolve_precision(self.options.precision, device), device)
-        found = {}
-        for label, spec in self.networks.items():
-            net = spec.build().to(device).eval()
-            times = seconds_per_frame(
-                net, *self.input_size, precision=precision, num_warmup=self.num_warmup, num_frames=self.num_frames
-            )
-            parameters = sum(p.numel() for p in net.parameters())
-            found[label] = {"seconds": statistics.median(times), "times": times, "parameters": parameters}
-            logger.info("%s: %.4f s per frame, %.2f M parameters", label, found[label]["seconds"], parameters / 1e6)
-            del net
-        on_gpu = device.type == "cuda"
-        where = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-        content = {
-            "schema": "tgsr.cria_efficiency",
-            "version": 1,
-            "seed": self.options.manual_seed,
-            "options": options_hash(self.options),
-            "device": where,
-            "precision": precision.mode,
-            "input_size": list(self.input_size),
-            "networks": found,
+        found = {
+            label: self._measure(spec.build().to(device).eval(), precision) for label, spec in self.networks.items()
         }
-        write_json(self.folder / "efficiency.json", content)
-        height, width = self.input_size
-        caption = (
-            f"Input {width}x{height}, batch 1, {precision.mode}, {where}; median of {self.num_frames}. The paper's "
-            "times are of a V100; it heads them frames per second, its text reads them as seconds."
+        where = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         )
+        Efficiency(
+            device=where, precision=precision.mode, input_size=list(self.input_size), networks=found,
+            **stamp(self.options),
+        ).save(self.folder / self.product)  # fmt: skip
+
+    def _measure(self, net: nn.Module, precision: Precision) -> dict[str, Any]:
+        times = seconds_per_frame(
+            net, *self.input_size, precision=precision, num_warmup=self.num_warmup, num_frames=self.num_frames
+        )
+        about = describe(net, (3, *self.input_size))
+        return {"seconds": statistics.median(times), "times": times, "parameters": about.parameters, "macs": about.macs}
+
+    def page(self) -> Report:
+        content = Efficiency.load(self.folder / self.product)
+        height, width = content.input_size
+        printed = find_table("cria_cl/7")
+        caption = f"Input {width}x{height}, batch 1, {content.precision}, {content.device}; median of the frames."
+        found = {}
+        for label, entry in content.networks.items():
+            found[label] = {"seconds": Number(entry["seconds"]), "parameters": Number(entry["parameters"] / 1e6)}
+            if entry.get("macs") is not None:
+                found[label]["multiply-adds, G"] = Number(entry["macs"] / 1e9)
         report = Report(self.options.name, subtitle="Speed and size of networks")
-        report.section("Table VII: efficiency").add_table("table_7", _table(found, caption))
-        report.write(Path(self.options.path.results_root) / self.options.name / "report")
-
-
-def _table(found: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
-    columns = [
-        Column("seconds", "Seconds per frame", higher_is_better=False, digits=4),
-        Column("fps", "Frames per second", higher_is_better=True, digits=2),
-        Column("parameters", "Parameters, M", higher_is_better=False, digits=2),
-    ]
-    rows = []
-    stated = printed("cria_cl").table(7).rows
-    for label, entry in found.items():
-        paper = stated.get(label, {})
-        rows.append(
-            Row(
-                label,
-                {
-                    "seconds": Number(entry["seconds"], paper=paper.get("seconds")),
-                    "fps": Number(1 / entry["seconds"]),
-                    "parameters": Number(entry["parameters"] / 1e6, paper=paper.get("parameters")),
-                },
-            )
-        )
-    return Table(columns, rows, caption=caption)
+        report.section(printed.title).add_table("table_7", printed.beside(found, caption=caption))
+        report.add_text("\n".join(f"- {note}" for note in printed.notes))
+        return report

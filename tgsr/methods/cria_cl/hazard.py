@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import PositiveInt, Range
 from tgsr.engine import build
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
 from tgsr.engine.validation import bicubic
 from tgsr.losses.base import LossContext
 from tgsr.losses.pixel import l1_loss
@@ -23,8 +23,9 @@ from tgsr.methods.cria_cl.losses import AlignmentLoss
 from tgsr.methods.cria_cl.masks import anchor_pull
 from tgsr.report.builder import Report
 from tgsr.report.tables import Column, Row, Table, aggregate
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.stage import Stage
 from tgsr.utils.errors import ConfigError
-from tgsr.utils.files import write_json
 
 logger = logging.getLogger("tgsr")
 FORMS: dict[str, bool | None] = {"pixel loss alone": None, "anchor detached": True, "as printed": False}
@@ -53,8 +54,19 @@ def descend(
     return image.detach()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hazard(Artefact):
+    """A `hazard.json`: form -> number -> its value of each image."""
+
+    schema: ClassVar[str] = "tgsr.cria_hazard"
+    made_by: ClassVar[str] = "CriaHazard"
+
+    num_images: int
+    values: Mapping[str, Mapping[str, list[float]]]
+
+
 @RUNNERS.register()
-class CriaHazard(Runner):
+class CriaHazard(Stage):
     """Descent from the bicubic enlargement by pixel loss and alignment -> `hazard.json` and a report.
 
     Nothing is learned: pixels themselves follow the gradient, so what is seen is the loss and not a network.
@@ -66,6 +78,9 @@ class CriaHazard(Runner):
         num_steps: of Adam.
         lr: its learning rate.
     """
+
+    product = "hazard.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_steps": 2}
 
     def __init__(
         self,
@@ -83,22 +98,22 @@ class CriaHazard(Runner):
         self.val, self.positives = val, positives or [criterion("ssim")]
         self.pixel_weight, self.align_weight, self.num_steps, self.lr = pixel_weight, align_weight, num_steps, lr
 
-    def run(self) -> None:
+    def units(self) -> tuple[float, str]:
+        return self.num_steps, "steps"
+
+    def work(self) -> None:
         if self.context.is_main:
-            self._run()
-        self.context.barrier()
+            self._descend()
 
     def _loss(self, detach_anchor: bool) -> AlignmentLoss:
         return AlignmentLoss(positives=self.positives, detach_anchor=detach_anchor, loss_weight=self.align_weight)
 
-    def _run(self) -> None:
+    def _descend(self) -> None:
         start, target = self._images()
         values = {"start": _values(start, target)}
         for name, detach in FORMS.items():
             loss = None if detach is None else self._loss(detach)
-            end = descend(
-                start, target, loss, pixel_weight=self.pixel_weight, num_steps=self.num_steps, lr=self.lr
-            )  # fmt: skip
+            end = descend(start, target, loss, pixel_weight=self.pixel_weight, num_steps=self.num_steps, lr=self.lr)
             values[name] = _values(end, target)
         loss = self._loss(False)
         task_ids = torch.zeros(len(start), dtype=torch.int64)
@@ -108,16 +123,7 @@ class CriaHazard(Runner):
             )  # fmt: skip
             pull = anchor_pull(anchor, others, pixel_weight=self.pixel_weight, align_weight=self.align_weight)
         values["start"]["raises_error"] = (pull < 0).float().mean((1, 2, 3)).tolist()
-        content = {
-            "schema": "tgsr.cria_hazard",
-            "version": 1,
-            "seed": self.options.manual_seed,
-            "options": options_hash(self.options),
-            "num_images": len(start),
-            "values": values,
-        }
-        write_json(self.folder / "hazard.json", content)
-        self._report(values)
+        Hazard(num_images=len(start), values=values, **stamp(self.options)).save(self.folder / self.product)
 
     def _images(self) -> tuple[Tensor, Tensor]:
         sets = build.build_val_sets(self.options)
@@ -130,7 +136,8 @@ class CriaHazard(Runner):
         enlarge = bicubic(self.options.scale)
         return torch.cat([enlarge(b.lq) for b in batches]), torch.cat([b.gt for b in batches])
 
-    def _report(self, values: dict[str, dict[str, list[float]]]) -> None:
+    def page(self) -> Report:
+        values = Hazard.load(self.folder / self.product).values
         columns = [
             Column("psnr", "PSNR", higher_is_better=True),
             Column("c_pix", "C_pix", digits=4),
@@ -145,8 +152,8 @@ class CriaHazard(Runner):
         table = Table(columns, rows, caption=caption, row_head="Alignment")
         report = Report(self.options.name, subtitle="The alignment as printed and with a detached anchor")
         report.section("Descent on the image").add_table("hazard", table)
-        report.write(Path(self.options.path.results_root) / self.options.name / "report")
         logger.info("%s", table.to_markdown())
+        return report
 
 
 @torch.no_grad()

@@ -22,12 +22,13 @@ from torch import Tensor
 from tgsr.config.spec import NonNegativeInt, Range
 from tgsr.losses.base import LOSSES, Loss, LossContext
 from tgsr.losses.pixel import per_sample_mean
-from tgsr.methods.cria_cl.criteria import CriterionSpec, build_criteria, criterion
+from tgsr.methods.cria_cl.criteria import CriterionSpec, ImageName, build_criteria, criterion, output_of
 from tgsr.utils.errors import ConfigError
 
 logger = logging.getLogger("tgsr")
 Normalise = Literal["none", "mean", "l2"]
 Target = Literal["gt", "gt_usm"]
+Reduction = Literal["map", "scalar", "batch"]
 EPS = 1e-8
 
 
@@ -177,7 +178,7 @@ class _CriteriaLoss(Loss):
         target: str,
     ) -> None:
         super().__init__(loss_weight=loss_weight, target=target)
-        if reduction == "scalar" and normalise != "none":
+        if reduction != "map" and normalise != "none":
             raise ConfigError(
                 f"normalise: {normalise} needs maps", place=anchor.place, remedy="set reduction: map or normalise: none"
             )
@@ -188,10 +189,12 @@ class _CriteriaLoss(Loss):
 
     def criteria(self, context: LossContext) -> tuple[Tensor, list[Tensor]]:
         """The anchor and the others on this loss's image, normalised and reduced as the options say."""
-        image, target = _output(context, self.image), context.targets[self.target]
+        image, target = output_of(context, self.image), context.targets[self.target]
         values = [_as_map(c(image, target, context)) for c in (self.anchor, *self.others)]
         if self.reduction == "scalar":
             values = [v.mean((1, 2, 3), keepdim=True) for v in values]
+        elif self.reduction == "batch":
+            values = [v.mean().expand(len(image), 1, 1, 1) for v in values]
         anchor, *others = (normalised(v, self.normalise) for v in values)
         return anchor, others
 
@@ -203,7 +206,7 @@ class _CriteriaLoss(Loss):
         if self.watch_masks and context.iteration and context.iteration % self.watch_masks == 0:
             self._watch(mask, context.iteration)
         mask = _as_map(mask.detach() if self.detach_mask else mask)
-        return mask.mean((1, 2, 3), keepdim=True) if self.reduction == "scalar" else mask
+        return mask if self.reduction == "map" else mask.mean((1, 2, 3), keepdim=True)
 
     def _watch(self, mask: Tensor, iteration: int) -> None:
         mean, saturated = mask_state(mask)
@@ -224,15 +227,6 @@ class _CriteriaLoss(Loss):
         return self.loss_weight * self.compare(anchor, others, self.mask(context))
 
 
-def _output(context: LossContext, name: str) -> Tensor:
-    if name not in context.outputs:
-        raise ConfigError(
-            f"the network returns no '{name}' image, only {', '.join(sorted(context.outputs))}",
-            place="network_g", remedy="choose CriaCLPaper or CriaCLReleased, or set image: sr",
-        )  # fmt: skip
-    return context.outputs[name]
-
-
 @LOSSES.register()
 class AlignmentLoss(_CriteriaLoss):
     """L_align of Cria-CL (equation 8): positive criteria are brought to the anchor, where S is large.
@@ -244,7 +238,7 @@ class AlignmentLoss(_CriteriaLoss):
         detach_anchor: no gradient into the anchor; False: as printed, which raises the anchor's criterion where the
             positives are larger.
         image: which output of the network.
-        reduction: compare maps, or their means over the image.
+        reduction: compare maps, or their means over the image (`scalar`) or over the micro batch (`batch`).
         normalise: `none`; `mean`: each map divided by its mean; `l2`: centred and of unit root mean square.
         spatial_view: weight pixels by S where the network returns it.
         detach_mask: no gradient into S.
@@ -263,7 +257,7 @@ class AlignmentLoss(_CriteriaLoss):
         eta: Annotated[float, Range(1)] = 2.0,
         detach_anchor: bool = True,
         image: Literal["align", "sr"] = "align",
-        reduction: Literal["map", "scalar"] = "map",
+        reduction: Reduction = "map",
         normalise: Normalise = "none",
         spatial_view: bool = True,
         detach_mask: bool = False,
@@ -294,7 +288,7 @@ class UniformityLoss(_CriteriaLoss):
         t: sharpness.
         mean_exp: the mean of the exponentials instead of their sum; keeps the loss from being negative.
         image: which output of the network.
-        reduction: compare maps, or their means over the image.
+        reduction: compare maps, or their means over the image (`scalar`) or over the micro batch (`batch`).
         normalise: `none`; `mean`: each map divided by its mean; `l2`: centred and of unit root mean square.
         spatial_view: weight pixels by 1 - S where the network returns S.
         detach_mask: no gradient into S.
@@ -313,7 +307,7 @@ class UniformityLoss(_CriteriaLoss):
         t: Annotated[float, Range(0)] = 2.0,
         mean_exp: bool = False,
         image: Literal["unif", "sr"] = "unif",
-        reduction: Literal["map", "scalar"] = "map",
+        reduction: Reduction = "map",
         normalise: Normalise = "none",
         spatial_view: bool = True,
         detach_mask: bool = False,
@@ -349,7 +343,7 @@ class CriterionLoss(Loss):
         self,
         *,
         criterion: CriterionSpec,
-        image: Literal["sr", "align", "unif"] = "sr",
+        image: ImageName = "sr",
         loss_weight: float = 1.0,
         target: Target = "gt",
     ) -> None:
@@ -357,5 +351,5 @@ class CriterionLoss(Loss):
         self.criterion, self.image = criterion.build(), image
 
     def forward(self, context: LossContext) -> Tensor:
-        value = self.criterion(_output(context, self.image), context.targets[self.target], context)
+        value = self.criterion(output_of(context, self.image), context.targets[self.target], context)
         return self.loss_weight * per_sample_mean(value)

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tgsr.config.options import options_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import NonNegativeInt, PositiveInt, Range
 from tgsr.data.batch import Batch
 from tgsr.engine import build
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
+from tgsr.engine.runner import RUNNERS
 from tgsr.losses.base import LossContext
 from tgsr.methods.cria_cl.losses import AlignmentLoss, mask_state
 from tgsr.report.builder import Report
 from tgsr.report.strips import Panel, choose_crop, make_strip
 from tgsr.report.tables import Column, Number, Row, Table, aggregate
+from tgsr.study.artefact import Artefact, stamp
+from tgsr.study.stage import Stage
 from tgsr.utils.errors import ConfigError, UserError
-from tgsr.utils.files import write_json
 
-logger = logging.getLogger("tgsr")
-MASKS = "masks.json"
-REGIONS = ("flat", "texture", "edge")
+STRIPS = "strips"
+"""Folder of the drawn images, below the stage's."""
 
 
 def region_maps(gt: Tensor, *, window: int = 9) -> dict[str, Tensor]:
@@ -114,9 +112,31 @@ def heat(values: Tensor, *, low: float, high: float) -> Tensor:
     return torch.from_numpy(colormaps["viridis"](scaled)[..., :3].astype(np.float32)).permute(2, 0, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Masks(Artefact):
+    """A `masks.json`.
+
+    Attributes:
+        weights: of the network.
+        dataset: validation set.
+        means: number -> mean over the images.
+        images: image -> number -> value.
+    """
+
+    schema: ClassVar[str] = "tgsr.cria_masks"
+    made_by: ClassVar[str] = "CriaMasks"
+
+    weights: str
+    dataset: str
+    means: Mapping[str, float]
+    images: Mapping[str, Mapping[str, float]]
+
+
 @RUNNERS.register()
-class CriaMasks(Runner):
+class CriaMasks(Stage):
     """Draws S and both branches of a trained network, and measures who owns what -> `masks.json` and a report.
+
+    Ranks share the images.
 
     Args:
         val: validation set; None: the first one.
@@ -127,6 +147,9 @@ class CriaMasks(Runner):
             loss; measured where `train.losses` has an AlignmentLoss whose criteria need no discriminator.
         align_weight: lambda_a of equation 11; None: that of the AlignmentLoss.
     """
+
+    product = "masks.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_measured": 2, "num_images": 1, "crop_size": 16}
 
     def __init__(
         self,
@@ -144,34 +167,50 @@ class CriaMasks(Runner):
         self.val, self.num_images, self.num_measured, self.crop_size = val, num_images, num_measured, crop_size
         self.pixel_weight, self.align_weight = pixel_weight, align_weight
 
-    def run(self) -> None:
-        if self.context.is_main:
-            self._run()
-        self.context.barrier()
+    def units(self) -> tuple[float, str]:
+        return self.num_measured or 100, "images"
 
     @torch.inference_mode()
-    def _run(self) -> None:
+    def work(self) -> None:
         if self.options.path.pretrain_network_g is None:
             raise UserError("masks need weights", place=f"{self.options.name}: path.pretrain_network_g")
         net = build.build_network(self.options).to(self.context.device).eval()
         name, dataset = self._dataset()
         loss = self._alignment()
-        rows, strips = {}, {}
-        for i in range(min(len(dataset), self.num_measured or len(dataset))):
-            batch = dataset.val_sample(i, None)
-            if batch.gt is None:
-                raise ConfigError("masks are measured on images with a ground truth", place=f"datasets.val.{name}")
-            outputs = net(batch.lq.to(self.context.device))
-            if not isinstance(outputs, dict) or "align" not in outputs:
-                raise ConfigError(
-                    f"{type(net).__name__} has no branches", place="network_g", remedy="choose CriaCLPaper or "
-                    "CriaCLReleased",
-                )  # fmt: skip
-            outputs = {k: v.cpu().float() for k, v in outputs.items()}
-            rows[dataset.name(i)] = {**measure_masks(outputs, batch.gt), **self._hazard(loss, outputs, batch)}
-            if i < self.num_images:
-                strips[dataset.name(i)] = self._strip(outputs, batch.lq, batch.gt)
-        self._write(name, rows, strips)
+        count = min(len(dataset), self.num_measured or len(dataset))
+        found = []
+        for i in range(self.context.rank, count, self.context.world_size):
+            if self.context.stop_requested:
+                break
+            found.append((i, dataset.name(i), self._measure(net, loss, dataset.val_sample(i, None), name, i)))
+        self.stop_if_asked()
+        rows = {image: values for _, image, values in sorted(self.context.gather(found))}
+        if self.context.is_main:
+            means = {k: v.value for k, v in _means(rows).items()}
+            weights = str(self.options.path.pretrain_network_g)
+            Masks(weights=weights, dataset=name, means=means, images=rows, **stamp(self.options)).save(
+                self.folder / self.product
+            )
+
+    def _measure(
+        self, net: torch.nn.Module, loss: AlignmentLoss | None, batch: Batch, name: str, index: int
+    ) -> dict[str, float]:
+        """Numbers of one image; the first ones are drawn, too."""
+        if batch.gt is None:
+            raise ConfigError("masks are measured on images with a ground truth", place=f"datasets.val.{name}")
+        outputs = net(batch.lq.to(self.context.device))
+        if not isinstance(outputs, dict) or "align" not in outputs:
+            raise ConfigError(
+                f"{type(net).__name__} has no branches",
+                place="network_g",
+                remedy="choose CriaCLPaper or CriaCLReleased",
+            )
+        outputs = {k: v.cpu().float() for k, v in outputs.items()}
+        if index < self.num_images:
+            file = self.folder / STRIPS / f"{index:03d}.png"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(self._strip(outputs, batch.lq, batch.gt))
+        return {**measure_masks(outputs, batch.gt), **self._hazard(loss, outputs, batch)}
 
     def _dataset(self) -> tuple[str, Any]:
         sets = build.build_val_sets(self.options)
@@ -215,31 +254,24 @@ class CriaMasks(Runner):
         top, left = choose_crop(images["align"], images["unif"], size=size, multiple=scale)
         return make_strip(panels, crop=(top, left, size))
 
-    def _write(self, name: str, rows: dict[str, dict[str, float]], strips: dict[str, bytes]) -> None:
-        means = {k: aggregate([r[k] for r in rows.values()]) for k in next(iter(rows.values()), {})}
-        content = {
-            "schema": "tgsr.cria_masks",
-            "version": 1,
-            "seed": self.options.manual_seed,
-            "options": options_hash(self.options),
-            "weights": str(self.options.path.pretrain_network_g),
-            "dataset": name,
-            "means": {k: v.value for k, v in means.items()},
-            "images": rows,
-        }
-        write_json(self.folder / MASKS, content)
+    def page(self) -> Report:
+        found = Masks.load(self.folder / self.product)
+        means = _means(found.images)
         columns = [Column(k, LABELS.get(k, k), digits=2 if k.startswith("psnr") else 3) for k in means]
-        body = [Row(image, {k: Number(v) for k, v in values.items()}) for image, values in rows.items()]
+        body = [Row(image, {k: Number(v) for k, v in values.items()}) for image, values in found.images.items()]
         table = Table(columns, [Row("mean ± deviation over images", means, is_ranked=False)], caption=CAPTION)
-        report = Report(self.options.name, subtitle=f"Which regions each branch owns, on {name}")
+        report = Report(self.options.name, subtitle=f"Which regions each branch owns, on {found.dataset}")
         report.section("Masks").add_table("masks", table)
-        for image, png in strips.items():
+        for i, image in enumerate(list(found.images)[: self.num_images]):
             caption = f"{image}. S in the range below it: the share of I_align. Enlarged: where the branches differ."
-            report.add_strip(f"mask_{image}", png, caption=caption)
+            report.add_strip(f"mask_{image}", (self.folder / STRIPS / f"{i:03d}.png").read_bytes(), caption=caption)
         full = Table(columns, body, row_head="Image")
         report.add_table("masks_of_images", full, title="Every image", is_folded=True)
-        page = report.write(Path(self.options.path.results_root) / self.options.name / "report")
-        logger.info("report: %s", page)
+        return report
+
+
+def _means(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Number]:
+    return {k: aggregate([values[k] for values in rows.values()]) for k in next(iter(rows.values()), {})}
 
 
 LABELS = {

@@ -42,9 +42,10 @@ class _Trunk(RestorationNetwork):
 
     supports_activation_checkpointing = True
 
-    def _set_scale(self, scale: int, num_block: int, radius_above: int) -> None:
+    def _set_scale(self, scale: int, num_block: int, radius_above: int, radius_before: int = 0) -> None:
         """Args:
         radius_above: of all convolutions at the output's size after the two of the upsampling.
+        radius_before: of those between the RRDBs and the upsampling.
         """
         self.scale = scale
         self.num_upsamplings = NUM_UPSAMPLINGS[scale]
@@ -53,7 +54,7 @@ class _Trunk(RestorationNetwork):
             radius = 1 + radius
             if step < self.num_upsamplings:
                 radius = radius_below(radius, 2)
-        self.receptive_field = 2 * (2 + 15 * num_block + radius) + 1
+        self.receptive_field = 2 * (2 + 15 * num_block + radius_before + radius) + 1
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """`(B, C, h, w)` -> `sr`, `align`, `unif` `(B, C, H, W)`, not clipped, and `mask` `(B, 1, H, W)` where made."""
@@ -68,12 +69,25 @@ class _Trunk(RestorationNetwork):
 
 
 class _MaskNetwork(nn.Module):
-    """F_beta: three residual blocks on the input, bilinear enlargement, two channels, softmax over them -> S."""
+    """F_beta: three residual blocks on the input, an enlargement, two channels, softmax over them -> S.
 
-    def __init__(self, num_in_ch: int, num_feat: int, scale: int) -> None:
+    Args:
+        num_in_ch: input channels.
+        num_feat: channels of the blocks.
+        scale: of the enlargement.
+        shuffle: enlarge by convolutions and pixel shuffles; else bilinear.
+    """
+
+    def __init__(self, num_in_ch: int, num_feat: int, scale: int, *, shuffle: bool) -> None:
         super().__init__()
-        self.scale = scale
-        blocks = [ResidualBlock(num_in_ch, num_feat), *(ResidualBlock(num_feat, num_feat) for _ in range(2))]
+        self.scale = 1 if shuffle else scale
+        blocks: list[nn.Module] = [
+            ResidualBlock(num_in_ch, num_feat),
+            *(ResidualBlock(num_feat, num_feat) for _ in range(2)),
+        ]
+        steps = NUM_UPSAMPLINGS[scale] if shuffle else 0
+        for _ in range(steps):
+            blocks += [conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2), nn.LeakyReLU(SLOPE, True)]
         self.blocks = nn.Sequential(*blocks)
         self.to_masks = conv3(num_feat, 2)
         init_residual((self.to_masks,))  # starts near S = 1/2: both branches learn
@@ -89,19 +103,23 @@ class _MaskNetwork(nn.Module):
 class CriaCLPaper(_Trunk):
     """The network of the paper: F_alpha (equation 4) and the spatial-view projection F_beta (equation 10).
 
-    F_alpha is an RRDB trunk with ESRGAN's upsampling, shared, and two branches of three residual blocks at the
-    output's size that make I_align and I_unif. I_SR = S * I_align + (1 - S) * I_unif. Names are ESRGAN's up to
-    `conv_hr`, so its weights initialise the trunk (`path.strict_load_g: false`).
+    F_alpha is an RRDB trunk and two branches of three residual blocks that make I_align and I_unif;
+    I_SR = S * I_align + (1 - S) * I_unif. The paper leaves open where the branches begin. `late`: after ESRGAN's
+    upsampling, which both share. `early`: at the end of the RRDBs, each with an upsampling of its own and without
+    `conv_hr`, S enlarged by pixel shuffles; of the arrangements tried the one that has the 14.8 M parameters of Table
+    VII (at 19 RRDBs) and costs less than ESRGAN. Names are ESRGAN's up to the branches, so its weights initialise the
+    trunk (`path.strict_load_g: false`).
 
     Args:
         num_in_ch: input channels.
         num_out_ch: output channels.
         scale: output size divided by input size; 1: CameraSR's pairs.
         num_feat: channels of trunk and branches.
-        num_block: RRDBs; the paper states none, 20 come nearest to its 14.8 M parameters.
+        num_block: RRDBs; the paper states none, 20 come nearest to its 14.8 M parameters with late branches.
         num_grow_ch: channels that each convolution of a dense block adds.
         spatial_view: False: no F_beta, S = 1/2 everywhere and no `mask` among the outputs (rows 1 to 5 of Table V).
         mask_feat: channels of F_beta; None: `num_feat`.
+        branches: `late` or `early`.
     """
 
     def __init__(
@@ -115,24 +133,41 @@ class CriaCLPaper(_Trunk):
         num_grow_ch: int = 32,
         spatial_view: bool = True,
         mask_feat: int | None = None,
+        branches: Literal["late", "early"] = "late",
     ) -> None:
         super().__init__()
-        self._set_scale(scale, num_block, radius_above=1 + 6 + 1)
+        self.is_early = branches == "early"
+        self._set_scale(
+            scale, num_block, radius_above=1 if self.is_early else 1 + 6 + 1, radius_before=6 if self.is_early else 0
+        )
         self.conv_first = conv3(num_in_ch, num_feat)
         self.body = nn.Sequential(*(RRDB(num_feat, num_grow_ch) for _ in range(num_block)))
         self.conv_body = conv3(num_feat, num_feat)
-        self.conv_up1, self.conv_up2 = conv3(num_feat, num_feat), conv3(num_feat, num_feat)
-        self.conv_hr = conv3(num_feat, num_feat)
+        if not self.is_early:
+            self.conv_up1, self.conv_up2 = conv3(num_feat, num_feat), conv3(num_feat, num_feat)
+            self.conv_hr = conv3(num_feat, num_feat)
         self.branch_align = _branch(num_feat, num_out_ch)
         self.branch_unif = _branch(num_feat, num_out_ch)
-        self.masks = _MaskNetwork(num_in_ch, mask_feat or num_feat, scale) if spatial_view else None
+        if self.is_early:
+            self.up_align, self.up_unif = (
+                nn.ModuleList([conv3(num_feat, num_feat), conv3(num_feat, num_feat)]) for _ in range(2)
+            )
+        self.masks = (
+            _MaskNetwork(num_in_ch, mask_feat or num_feat, scale, shuffle=self.is_early) if spatial_view else None
+        )
 
     def compute(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         features = self.conv_first(x)
         features = features + self.conv_body(self.body(features))
-        features = self._enlarge(features, (self.conv_up1, self.conv_up2))
-        features = F.leaky_relu(self.conv_hr(features), SLOPE, inplace=True)
-        align, unif = self.branch_align(features), self.branch_unif(features)
+        if self.is_early:
+            align, unif = (
+                branch[-1](self._enlarge(branch[:-1](features), tuple(convs)))
+                for branch, convs in ((self.branch_align, self.up_align), (self.branch_unif, self.up_unif))
+            )
+        else:
+            features = self._enlarge(features, (self.conv_up1, self.conv_up2))
+            features = F.leaky_relu(self.conv_hr(features), SLOPE, inplace=True)
+            align, unif = self.branch_align(features), self.branch_unif(features)
         if self.masks is None:
             return {"sr": (align + unif) / 2, "align": align, "unif": unif}
         mask = self.masks(x)
@@ -177,7 +212,7 @@ class CriaCLReleased(_Trunk):
     are turned into two images whose sum is the result. That softmax is no spatial mask (its mean over channels is
     the same in every pixel), so there is no `mask` among the outputs. `align` and `unif` equal `sr` in value; the
     gradient of each goes into its own branch only. `share` `(B, 1, H, W)` is the first branch's part of the
-    result's absolute value, for figures.
+    result's absolute value, for figures; `out1` and `out2` are the two images whose sum the result is.
 
     Args:
         num_in_ch: input channels.
@@ -224,5 +259,7 @@ class CriaCLReleased(_Trunk):
             "sr": first + second,
             "align": first + second.detach(),
             "unif": first.detach() + second,
+            "out1": first,
+            "out2": second,
             "share": sizes[0] / (sizes[0] + sizes[1]).clamp_min(1e-8),
         }

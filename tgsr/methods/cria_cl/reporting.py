@@ -1,48 +1,38 @@
-"""The paper's tables with measured values beside the printed ones, and the report of an ablation over seeds."""
+"""The report of an ablation over seeds: Table V in small, with its masks and images."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 from tgsr.config.schema import Options
 from tgsr.config.spec import NonNegativeInt
 from tgsr.engine.context import Context
-from tgsr.engine.runner import RUNNERS, Runner
-from tgsr.methods.cria_cl.masks import LABELS
+from tgsr.engine.runner import RUNNERS
+from tgsr.methods.cria_cl.masks import LABELS, Masks
 from tgsr.report.artefacts import Metrics, measured, metric_columns, results_table
 from tgsr.report.builder import Report
 from tgsr.report.plots import grouped_bars, spearman
 from tgsr.report.strips import Panel, choose_crop, make_strip
-from tgsr.report.tables import Cell, Column, Row, Table, aggregate
-from tgsr.study.paper import PaperTables
+from tgsr.report.tables import Column, Row, Table, aggregate
+from tgsr.study.artefact import stamp
+from tgsr.study.measurements import Measurements
 from tgsr.study.printed import printed
+from tgsr.study.stage import Stage
 from tgsr.utils.errors import ConfigError, DataError
-from tgsr.utils.files import read_json
 from tgsr.utils.image_io import read_image, to_tensor
 from tgsr.utils.registry import did_you_mean
 
-logger = logging.getLogger("tgsr")
 WEIGHTED_SUM = "L_pixel + L_perc + L_adv"
 """The row of Table V without contrast."""
 
 
 @RUNNERS.register()
-class CriaTables(PaperTables):
-    """Tables I to VII with measured values beside the printed ones -> a report (`CriaEfficiency` measures Table VII).
-
-    Args:
-        tables: number -> row of the table -> results folders (with `metrics.json`) of its runs. Left out: all tables
-            with the paper's values alone.
-    """
-
-    paper = "cria_cl"
-
-
-@RUNNERS.register()
-class CriaAblation(Runner):
-    """Rows of an ablation over seeds -> a report: values, differences seed by seed, the order against Table V, images.
+class CriaAblation(Stage):
+    """Rows of an ablation over seeds -> `ablation.json` (measurements), and a report: values,
+    differences seed by seed, the order against Table V, masks, images.
 
     Args:
         rows: label -> results folders of its runs (seeds). Labels of Table V are compared with its order.
@@ -50,6 +40,10 @@ class CriaAblation(Runner):
         masks: label -> `masks.json` of its runs.
         num_images: images shown, each with all rows' first runs.
     """
+
+    in_results = True
+    product = "ablation.json"
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"num_images": 1}
 
     def __init__(
         self,
@@ -69,18 +63,32 @@ class CriaAblation(Runner):
             )  # fmt: skip
         self.rows, self.reference, self.masks, self.num_images = rows, reference, masks or {}, num_images
 
-    def run(self) -> None:
+    def work(self) -> None:
         if self.context.is_main:
-            runs = {label: [Metrics.read(p) for p in paths] for label, paths in self.rows.items()}
-            report = Report(self.options.name, subtitle="Ablation of criteria comparative learning")
-            report.section("Rows").add_table("rows", results_table(runs, gain_over=None))
-            report.add_table("differences", difference_table(runs, self.reference), title="Differences, seed by seed")
-            self._order(report, runs)
-            self._masks(report)
-            self._images(report, runs)
-            page = report.write(Path(self.options.path.results_root) / self.options.name / "report")
-            logger.info("report: %s", page)
-        self.context.barrier()
+            self._measurements(self._runs()).save(self.results / self.product)
+
+    def _runs(self) -> dict[str, list[Metrics]]:
+        return {label: [Metrics.read(p) for p in paths] for label, paths in self.rows.items()}
+
+    def _measurements(self, runs: Mapping[str, Sequence[Metrics]]) -> Measurements:
+        """Of all runs, as `ROW#SEED`; DataError where two runs of a row have the same seed."""
+        parts = []
+        for label, group in runs.items():
+            seeds = [m.stamp.get("seed") for m in group]
+            if len(set(seeds)) < len(seeds):
+                raise DataError(f"two runs of '{label}' have the same seed", remedy="name each run once")
+            parts += [Measurements.from_results(f"{label}#{m.stamp.get('seed')}", m) for m in group]
+        return replace(parts[0].joined(*parts[1:]), **stamp(self.options))
+
+    def page(self) -> Report:
+        runs, found = self._runs(), Measurements.load(self.results / self.product)
+        report = Report(self.options.name, subtitle="Ablation of criteria comparative learning")
+        report.section("Rows").add_table("rows", results_table(runs, gain_over=None))
+        report.add_table("differences", found.paired(self.reference), title="Differences, seed by seed")
+        self._order(report, runs)
+        self._masks(report)
+        self._images(report, runs)
+        return report
 
     def _order(self, report: Report, runs: Mapping[str, Sequence[Metrics]]) -> None:
         columns = [c for c in metric_columns([m for g in runs.values() for m in g]) if c.label in ("psnr", "ssim")]
@@ -100,7 +108,7 @@ class CriaAblation(Runner):
     def _masks(self, report: Report) -> None:
         if not self.masks:
             return
-        found = {label: [read_json(p)["means"] for p in paths] for label, paths in self.masks.items()}
+        found = {label: [Masks.load(p).means for p in paths] for label, paths in self.masks.items()}
         names = list(dict.fromkeys(k for runs in found.values() for run in runs for k in run))
         columns = [Column(k, LABELS.get(k, k), digits=2 if k.startswith("psnr") else 3) for k in names]
         rows = [
@@ -119,34 +127,6 @@ class CriaAblation(Runner):
                 if png is not None:
                     report.section(f"{dataset}, image {i + 1}") if i == 0 else None
                     report.add_strip(f"{dataset}_{i}", png, caption="Rows in the order of the table.")
-
-
-def difference_table(runs: Mapping[str, Sequence[Metrics]], reference: str) -> Table:
-    """Each row minus the reference, run by run of the same seed; mean and sample standard deviation.
-
-    Raises:
-        DataError: two runs of a row have the same seed.
-    """
-    by_seed = {}
-    for label, group in runs.items():
-        by_seed[label] = {m.stamp.get("seed"): measured([m]) for m in group}
-        if len(by_seed[label]) != len(group):
-            raise DataError(f"two runs of '{label}' have the same seed", remedy="name each run once")
-    columns = metric_columns([m for group in runs.values() for m in group])
-    rows = []
-    for label, seeds in by_seed.items():
-        common = [s for s in seeds if s in by_seed[reference]]
-        if label == reference or not common:
-            continue
-        cells: dict[str, Cell] = {}
-        for column in columns:
-            pairs = [(seeds[s].get(column.name), by_seed[reference][s].get(column.name)) for s in common]
-            values = [a.value - b.value for a, b in pairs if a is not None and b is not None]
-            if values:
-                cells[column.name] = aggregate(values)
-        rows.append(Row(label, cells, is_ranked=False, is_signed=True))
-    caption = f"Minus '{reference}' of the same seed; mean ± sample standard deviation of the differences."
-    return Table(columns, rows, caption=caption)
 
 
 def _strip(runs: Mapping[str, Metrics], dataset: str, index: int, reference: str) -> bytes | None:
