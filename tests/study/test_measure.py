@@ -194,6 +194,25 @@ def test_images_restored_elsewhere(root, options, context, place, ending):
         run([Subject("theirs", images=folder)], [Condition("toy")], options, context)
 
 
+@pytest.mark.parametrize("place", ["", "toy"])
+def test_images_of_tasks_restored_elsewhere(root, options, context, place):
+    """Each task has a folder of its own; a task without one is not measured."""
+    tasks, dataset, restore = (
+        list(build.build_tasks(options)),
+        build.build_val_sets(options)["toy"],
+        bicubic(options.scale),
+    )
+    for i in range(len(dataset)):
+        image = restore(dataset.val_sample(i, tasks[1]).lq)[0]
+        save_image(root / "elsewhere" / place / tasks[1].name / f"{dataset.name(i)}.png", image)
+    subjects = [Subject("bicubic"), Subject("theirs", images=root / "elsewhere")]
+    found = run(subjects, [Condition("toy", t) for t in tasks], options, context)
+    theirs, ours = found.numbers("theirs"), found.numbers("bicubic")
+    assert set(theirs) == {f"toy/{tasks[1].name}/{m}" for m in ("psnr", "ssim")}
+    for column, number in theirs.items():
+        assert number.value == pytest.approx(ours[column].value, abs=0.01)
+
+
 def test_a_folder_without_the_set_or_of_another_size(root, options, context):
     assert restored_files(root / "nothing", "toy", ["a"]) is None
     save_image(root / "empty" / "other" / "a.png", torch.rand(3, 8, 8))

@@ -53,7 +53,8 @@ class Subject:
         label: `NAME`, or `NAME#SEED` for one of several runs.
         weights: checkpoint of the network.
         network: of the weights; None: `network_g` of the options where they fit it, else as the file shows.
-        images: folder with a folder for each set, or of the images of a single set.
+        images: folder with a folder for each set (in it one for each task where tasks are measured), or of the images
+            of a single set.
         on: names of the tasks or sets that it is measured on; None: all. Networks of single tasks or of single groups
             together make a row.
     """
@@ -76,6 +77,11 @@ class Condition:
 
     set: str
     task: Task | None = None
+
+    @property
+    def place(self) -> str:
+        """Of its images below a folder of restored ones: `<set>`, or `<set>/<task>`."""
+        return self.set if self.task is None else f"{self.set}/{self.task.name}"
 
     def is_for(self, subject: Subject) -> bool:
         """Whether a subject is measured here."""
@@ -184,6 +190,16 @@ def restored_files(folder: Path, set_name: str, names: Sequence[str]) -> dict[st
     return {name: files[name + ending] for name in names}
 
 
+def _restored_of(folder: Path, condition: Condition, names: Sequence[str]) -> dict[str, Path] | None:
+    """See `restored_files`; those of a task are in `<folder>/<set>/<task>` or `<folder>/<task>`."""
+    if condition.task is None:
+        return restored_files(folder, condition.set, names)
+    for base in (folder / condition.set, folder):
+        if (base / condition.task.name).is_dir():
+            return restored_files(base, condition.task.name, names)
+    return None
+
+
 def _images_of(folder: Path) -> list[Path]:
     try:
         return list_images(folder)
@@ -225,7 +241,7 @@ class _Work:
         restorers: dict[str, Restore] = {}
 
         def images_of(digest: str, unit: _Unit, samples: Sequence[Batch]) -> Iterator[torch.Tensor]:
-            files = self.files.get((digest, unit.condition.set))
+            files = self.files.get((digest, unit.condition.place))
             if files is not None:
                 return _read(list(files.values())[unit.start : unit.stop])
             if digest not in restorers:
@@ -300,7 +316,7 @@ def subject_digest(options: Options, subject: Subject, files: Mapping[str, Mappi
     Args:
         options: of the run.
         subject: the subject.
-        files: set -> image -> file, where it is a folder of images.
+        files: place of a condition -> image -> file, where it is a folder of images.
         device: kind of device, which `precision: auto` depends on.
     """
     if subject.images is not None:
@@ -373,12 +389,12 @@ class _Plan:
     def _files(self, subject: Subject) -> dict[str, Mapping[str, Path]]:
         if subject.images is None:
             return {}
-        found = {s: restored_files(subject.images, s, names) for s, names in self.names.items()}
-        return {s: named for s, named in found.items() if named is not None}
+        found = {c.place: _restored_of(subject.images, c, self.names[c.set]) for c in self.conditions}
+        return {place: named for place, named in found.items() if named is not None}
 
     def _metrics_of(self, subject: Subject, own: str, condition: Condition) -> dict[str, str]:
         """Metric -> digest, of those that a subject gets on a condition."""
-        if not condition.is_for(subject) or (subject.images is not None and (own, condition.set) not in self.files):
+        if not condition.is_for(subject) or (subject.images is not None and (own, condition.place) not in self.files):
             return {}
         has_gt = self.has_gt[condition.set]
         return {name: digest for name, digest in self.metrics.items() if has_gt or not self._needs_gt[name]}
