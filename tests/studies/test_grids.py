@@ -1,6 +1,7 @@
 """GRIDS' studies rehearsed: every stage of every table and figure really runs, on data that the recipes laid out."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("originals") / "datasets"
     for name in ("bsds500", "df2k", "realsr", "demo"):
         lay_out(name, root)
+    for folder in ("DIV2K/DIV2K_train_HR", "bsds500/train"):  # a router needs some reference images
+        for image in sorted((root / folder).glob("*.*")):
+            for k in range(2):
+                shutil.copy(image, image.with_stem(f"{image.stem}{k}"))
     return root
 
 
@@ -45,6 +50,7 @@ def place(data, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_paper_from_end_to_end(place):
     """All that the paper has, and the search that it describes; each network is trained once."""
     rehearsal = rehearsed(Context.create(device="cpu", auto_resume=True), "grids/paper.yml", "run.only=null")
@@ -102,5 +108,21 @@ def _on_rank(context, file, overrides, folder):
 
 
 def test_two_ranks(place):
-    in_processes(2, _on_rank, "grids/paper.yml", ["run.only=[similarity,figure5,table2c]"], place)
+    in_processes(2, _on_rank, "grids/figure3.yml", [], place)
+    assert Path("experiments/rehearsal/grids/similarity/similarity.npz").exists()
+    assert Path("results/rehearsal/grids/similarity/report/index.html").exists()
+
+
+@pytest.mark.slow
+def test_tables_on_two_ranks(place):
+    """Table 2 (c) needs its four single-task networks and its two groups, and no other training."""
+    in_processes(2, _on_rank, "grids/table2c.yml", [], place)
+    drops = read_json("experiments/rehearsal/grids/table2c/group_drops.json")
+    assert [len(g["drops"]) for g in drops["groups"]] == [3, 3]
+    assert len(list(Path("experiments/rehearsal/grids").glob("*/models/net_g_latest.pth"))) == 7  # and the descriptor
+
+
+@pytest.mark.slow
+def test_figure5_on_two_ranks(place):
+    in_processes(2, _on_rank, "grids/figure5.yml", [], place)
     assert Path("experiments/rehearsal/grids/figure5/router.json").exists()

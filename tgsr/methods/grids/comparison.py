@@ -68,7 +68,7 @@ class CompareGrouping(Stage):
     """
 
     product = "comparison.json"
-    SMALLEST: ClassVar[Mapping[str, Any]] = {"processes": 1}
+    SMALLEST: ClassVar[Mapping[str, Any]] = {"seeds": [0], "processes": 1}
 
     def __init__(
         self,
