@@ -12,10 +12,7 @@ from tgsr.engine import build
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner
 from tgsr.methods.rebalancing.references import COMPARED, protocol_of
-from tgsr.report.artefacts import Metrics
-from tgsr.study.paper import beside_results
 from tgsr.study.printed import printed
-from tgsr.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "options" / "rebalancing").glob("*.yml"))
@@ -93,29 +90,13 @@ def test_four_level_benchmark(tmp_path):
     assert len(build.build_val_sets(test)["pairs"]) == 2
 
 
-def test_measured_values_stand_beside_the_papers(tmp_path):
-    protocol = {"protocol": "Y, crop 4", "higher_is_better": True}
-    runs = [
-        Metrics(tmp_path, f"r{k}", {"RealSRset-Nikon": {"metrics": {"psnr": {"mean": 26.0 + k, **protocol}}}})
-        for k in (0, 1)
-    ]
-    table = beside_results(printed("rebalancing").table(4), {"Ours": runs})
-    cell = table.cell("Ours", "RealSRset-Nikon/psnr")
-    assert (cell.value, cell.paper, cell.num_runs) == (26.5, 26.16, 2)
-    assert "n/a (paper 26.02)" in table.to_markdown()
-    with pytest.raises(ConfigError, match="table 4 has no row 'ours'.*did you mean 'Ours'"):
-        beside_results(printed("rebalancing").table(4), {"ours": runs})
-
-
 def test_cria_cl_and_its_references_fit(tmp_path, monkeypatch):
     """Both stages start from one file, and what references and run must share is the same in both."""
     monkeypatch.chdir(ROOT)
     start = tmp_path / "start.pth"
     start.write_bytes(b"weights")
-    made, ours = (
-        load_options(f"options/cria_cl/{name}.yml", [f"path.pretrain_network_g={start}"])
-        for name in ("with_rebalancing_references", "with_rebalancing")
-    )
+    found = stages("options/cria_cl/paper.yml", "run.only=[with_rebalancing]", f"path.pretrain_network_g={start}")
+    made, ours = found["references"], found["with_rebalancing"]
     for options in (made, ours):
         make_runner(options, Context.create(device="cpu"))
     theirs, mine = protocol_of(made), protocol_of(ours)
