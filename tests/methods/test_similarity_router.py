@@ -26,6 +26,7 @@ from tgsr.methods.grids.router import (
     image_features,
     image_ggd,
 )
+from tgsr.methods.grids.routing import auroc
 from tgsr.methods.grids.tasks import named_tasks
 from tgsr.utils.errors import ConfigError, DataError
 
@@ -235,3 +236,58 @@ def test_descriptor_weights_are_found_from_any_folder(router, tmp_path, monkeypa
     assert torch.equal(
         Router.load(tmp_path / "copy/router.json").descriptor.features(image[None]), trained.features(image[None])
     )
+
+
+def four_classes(num_images=60, seed=3):
+    """Gaussian classes of very different spread around their centres; one image each in every class."""
+    rng = np.random.default_rng(seed)
+    labels = np.tile(np.arange(4), num_images)
+    spread = np.array([0.2, 1.0, 1.0, 2.0])[labels]
+    values = 8 * np.eye(4)[labels] + rng.normal(0, 1, (len(labels), 4)) * spread[:, None]
+    return values, labels, np.repeat(np.arange(num_images), 4)
+
+
+def test_p_values_of_a_class_are_uniform_over_its_own_images():
+    """A pooled null calls the wide class unknown and the narrow one never; each class's own null treats all alike."""
+    found = fit_discriminant(*four_classes())
+    values, labels, _ = four_classes(200, seed=4)
+    distances = found.distances_to(values)
+    own = np.array([found.p_values(d)[k] for d, k in zip(distances, labels, strict=True)])
+    pooled = np.array([found.tail(d.min()) for d in distances])
+    flagged = [np.mean(own[labels == k] <= 0.1) for k in range(4)]
+    assert max(flagged) < 0.2
+    assert min(flagged) > 0.02
+    pooled_flagged = [np.mean(pooled[labels == k] <= 0.1) for k in range(4)]
+    assert pooled_flagged[0] == 0
+    assert pooled_flagged[3] > 0.25
+    assert found.p_values(np.full(4, 1e9)) == pytest.approx(np.full(4, 1 / 61))  # at least one in its own null
+
+
+def test_a_clean_class_leaves_images_alone(router, tmp_path):
+    values, labels, images = four_classes()
+    found = replace(router, discriminant=fit_discriminant(values, labels, images), null="class", ood_share=0.05)
+    assert found.has_clean
+    clean = found.choose_by_discriminant(8 * np.eye(4)[3])
+    assert (clean.is_clean, clean.name, clean.weights, clean.group) == (True, "clean", None, 2)
+    noisy = found.choose_by_discriminant(8 * np.eye(4)[1])
+    assert (noisy.is_clean, noisy.name, noisy.is_ood) == (False, "noise", False)
+    assert noisy.divergence is None
+    assert noisy.mahalanobis < 1
+    assert found.choose_by_discriminant(np.full(4, 99.0)).is_ood
+    found.save(tmp_path / "router.json")
+    again = Router.load(tmp_path / "router.json")
+    assert (again.null, again.has_clean) == ("class", True)
+    assert again.choose_by_discriminant(8 * np.eye(4)[3]).is_clean
+    with np.load(tmp_path / "router.npz") as arrays:
+        old = {k: arrays[k] for k in arrays.files if k != "own"}
+    np.savez(tmp_path / "router.npz", **old)
+    with pytest.raises(DataError, match="no distances of single classes"):
+        Router.load(tmp_path / "router.json")
+
+
+def test_auroc_by_hand():
+    known = [(0.1, 0.0), (0.2, 0.0), (0.3, 0.0)]
+    assert auroc(known, [(0.9, 0.0)]) == 1
+    assert auroc(known, [(0.0, 0.0)]) == 0
+    assert auroc(known, [(0.2, 0.0)]) == pytest.approx(0.5)  # above one, a tie with one, below one
+    assert auroc(known, [(0.2, 1.0)]) == pytest.approx(2 / 3)  # the tie is broken
