@@ -64,7 +64,7 @@ def test_stage(tmp_path):
     assert content["left_out"] == 1
     assert sum(map(sum, content["moves"])) == 19
     report = tmp_path / "results" / "drift" / "report"
-    assert (report / "figures" / "groups.png").exists()
+    assert (report / "figures" / "groups.svg").exists()
     assert (report / "tables" / "moves.md").exists()
     other = write(tmp_path / "other.jsonl", first, tasks="9999")
     with pytest.raises(DataError, match="different task sets"):

@@ -250,7 +250,7 @@ def test_static_groups_comparison_and_variance(root):
     assert found.values("single-task networks", "psnr")[""].keys() == {"low", "high"}
     table = (root / "results" / "compare" / "report" / "tables" / "differences.csv").read_text()
     assert "ours,0.0" in table
-    assert (root / "results" / "compare" / "report" / "figures" / "weights_ours.png").exists()
+    assert (root / "results" / "compare" / "report" / "figures" / "weights_ours.svg").exists()
 
 
 def test_operator_sweep(root):

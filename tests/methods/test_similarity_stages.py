@@ -114,7 +114,7 @@ def test_similarity_stage(root):
     assert found.about["patch_px"] == 24
     assert found.about["descriptor"]["network"]["num_feat"] == 4
     assert (root / "experiments/similarity/similarity_pixels.npz").exists()
-    assert (root / "results/similarity/report/figures/similarity.png").exists()
+    assert (root / "results/similarity/report/figures/similarity.svg").exists()
 
 
 def lines(path):

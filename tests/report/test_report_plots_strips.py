@@ -30,14 +30,14 @@ def test_curves_hold_the_series_and_the_reference():
     assert lines(figure)["bicubic"].get_ydata() == [2.0, 2.0]
     assert figure.axes[0].get_yscale() == "log"
     assert plots.curves({"a": ([1, 2], [0.0, 4.0])}, is_log=True).axes[0].get_yscale() == "linear"
-    assert png_size(plots.figure_png(figure, dpi=100)) == (640, 340)
+    assert 'viewBox="0 0 460.8 244.8"' in plots.figure_svg(figure)
 
 
-def test_png_is_deterministic_and_global_state_untouched():
+def test_svg_is_deterministic_and_global_state_untouched():
     import matplotlib
 
     before = matplotlib.rcParams["axes.spines.top"]
-    first, second = (plots.figure_png(plots.histogram(np.arange(50.0))) for _ in range(2))
+    first, second = (plots.figure_svg(plots.histogram(np.arange(50.0)), "a") for _ in range(2))
     assert first == second
     assert matplotlib.rcParams["axes.spines.top"] == before
 
@@ -53,7 +53,7 @@ def test_histogram_ignores_what_is_not_finite_and_states_shares():
     figure = plots.histogram([0.0, 1.0, 2.0, 3.0, np.nan], thresholds={"t": 2.0})
     assert "n = 4" in figure.axes[0].get_ylabel()
     assert "t = 2 (50% ≥)" in lines(figure)
-    assert plots.figure_png(plots.histogram([]))[:8] == PNG
+    assert plots.figure_svg(plots.histogram([])).startswith("<svg")
 
 
 def test_heat_map_writes_values_and_checks_labels():

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+import tgsr
 from tgsr.models.precision import resolve_precision
+from tgsr.utils.files import append_jsonl
 from tgsr.utils.memory import peak_memory
 from tgsr.utils.text import clock, count
 from tgsr.utils.threads import crowding
@@ -28,6 +35,36 @@ def tell_start(trainer: Trainer) -> None:
     crowded = crowding(torch.get_num_threads()) if trainer.context.device.type == "cpu" else None
     if crowded is not None:
         logger.warning(crowded)
+
+
+def record_start(trainer: Trainer) -> None:
+    """A line of `starts.jsonl` in the run's folder: what its report tells beside the numbers."""
+    if not trainer.context.is_main:
+        return
+    facts = {
+        "iter": trainer.iteration,
+        "time": time.time(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "revision": revision(),
+        "networks": _networks(trainer).partition(", ")[2],
+        "data": _data(trainer).partition(": ")[2],
+        "device": _device(trainer).partition(": ")[2],
+        "precision": resolve_precision(trainer.options.precision, trainer.context.device),
+    }
+    append_jsonl(trainer.experiment.path / "starts.jsonl", facts)
+
+
+def revision() -> str:
+    """Version of the package, and of its checkout where it is one: `0.1.0, 3f2a91c` (`-dirty` with changes)."""
+    folder = Path(tgsr.__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return tgsr.__version__
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603, S607
+    except (OSError, subprocess.SubprocessError):  # no git, or not its owner
+        return tgsr.__version__
+    return f"{tgsr.__version__}, {found.stdout.strip()}"
 
 
 def tell_cost(trainer: Trainer, seconds_per_step: float) -> None:

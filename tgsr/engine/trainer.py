@@ -21,7 +21,7 @@ from tgsr.engine.context import Context
 from tgsr.engine.hooks import CheckpointHook, GuardHook, Hook, LogHook, ValidationHook
 from tgsr.engine.ledger import TaskLedger
 from tgsr.engine.logger import RunLogger
-from tgsr.engine.start import tell_start
+from tgsr.engine.start import record_start, tell_start
 from tgsr.engine.train_log import TrainLog
 from tgsr.engine.validation import validate
 from tgsr.tasks.samplers import Feedback
@@ -245,6 +245,7 @@ class Trainer:
         )
         self.wandb_id = self.log.wandb_id
         tell_start(self)
+        record_start(self)
         if self.log.num_dropped and state is None:
             logger.warning("%s starts from the beginning: no checkpoint of it is left", self.options.name)
 

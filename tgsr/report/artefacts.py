@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,10 @@ class RunLog:
         val: list[Mapping[str, Any]] = []
         num_damaged = 0
         path = Path(path)
-        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-            if not line.strip():
-                continue
+        for event in _lines(path):
             try:
-                event = json.loads(line)
                 kind, iteration = event["event"], event["iter"]
-            except (ValueError, KeyError, TypeError):
+            except (KeyError, TypeError):
                 num_damaged += 1
                 continue
             if kind == "train":
@@ -98,6 +96,35 @@ class RunLog:
             for metric, value in event.get("metrics", {}).items():
                 _add(curves[metric], str(event.get("dataset", "")), event["iter"], value)
         return dict(curves)
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    """Of a JSON Lines file that may be absent; None for a line that is damaged."""
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                yield None
+
+
+def starts_of(experiment: Path, log: RunLog) -> tuple[list[Mapping[str, Any]], float]:
+    """Every start of a training, and the seconds by the clock from each to its last line of `log.jsonl`, together.
+
+    Args:
+        experiment: `experiments/<name>`; runs of older versions have no `starts.jsonl`, and nothing is known of them.
+        log: its log; what was trained again after a kill counts once, as the log has it.
+    """
+    found = [
+        s
+        for s in _lines(experiment / "starts.jsonl")
+        if isinstance(s, dict) and isinstance(s.get("time"), (int, float))
+    ]
+    stamps = [float(e["time"]) for e in log.train if "time" in e]
+    seconds = 0.0
+    for begin, end in pairwise([*(float(s["time"]) for s in found), float("inf")]):
+        seconds += max((t - begin for t in stamps if begin <= t < end), default=0.0)
+    return found, seconds
 
 
 def _add(curves: dict[str, Curve], name: str, iteration: int, value: Any) -> None:

@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgsr.report import expectations as claims
-from tgsr.report.plots import figure_png
-from tgsr.report.render import Block, Code, Image, Section, Slider, TableBlock, Text, Tiles, to_html, to_markdown
+from tgsr.report.plots import figure_svg
+from tgsr.report.render import (
+    Block,
+    Code,
+    Drawing,
+    Image,
+    Section,
+    Slider,
+    TableBlock,
+    Text,
+    Tiles,
+    to_html,
+    to_markdown,
+)
 from tgsr.report.tables import Number, Table
 from tgsr.utils.files import write_atomic
 
@@ -43,20 +55,27 @@ class Report:
         """A few figures set large: what it is -> value as text."""
         return self._add(Tiles([(value, name) for name, value in items.items()]))
 
+    def add_facts(self, items: Mapping[str, str]) -> Report:
+        """A box of facts: what it is -> value as text, of any length. Empty values are left out."""
+        found = [(value, name) for name, value in items.items() if value]
+        return self._add(Tiles(found, is_small=True)) if found else self
+
     def add_table(self, name: str, table: Table, *, title: str = "", is_folded: bool = False) -> Report:
         """A table; also `tables/<name>.csv` and `.md`."""
         return self._add(TableBlock(self._unique(name), table, is_folded, title))
 
     def add_plot(self, name: str, figure: Figure | bytes | None, *, caption: str, alt: str = "") -> Report:
-        """A figure (or PNG); also `figures/<name>.png`. None, from a plot without data, adds nothing.
+        """A figure, also as `figures/<name>.svg`; or a PNG. None, from a plot without data, adds nothing.
 
         Args:
             alt: what it shows, for readers who do not see it; the caption when empty.
         """
         if figure is None:
             return self
-        png = figure if isinstance(figure, bytes) else figure_png(figure)
-        return self._add(Image(self._unique(name), png, caption, alt or caption))
+        name, alt = self._unique(name), alt or caption
+        if isinstance(figure, bytes):
+            return self._add(Image(name, figure, caption, alt))
+        return self._add(Drawing(name, figure_svg(figure, name), caption, alt))
 
     def add_strip(self, name: str, png: bytes | None, *, caption: str, alt: str = "") -> Report:
         """A strip of images over the whole width; also `figures/<name>.png`. None adds nothing."""
@@ -92,7 +111,9 @@ class Report:
         """
         folder = Path(folder)
         for block in (b for s in self.sections for b in s.blocks):
-            if isinstance(block, Image):
+            if isinstance(block, Drawing):
+                _write(folder / "figures" / f"{block.name}.svg", block.svg.encode())
+            elif isinstance(block, Image):
                 _write(folder / "figures" / f"{block.name}.png", block.png)
             elif isinstance(block, Slider):
                 for side, (_, image) in (("left", block.left), ("right", block.right)):

@@ -10,14 +10,15 @@ from typing import Any
 
 from tgsr import __version__
 from tgsr.report import plots
-from tgsr.report.artefacts import START, Metrics, RunLog, image_table, protocol_caption, results_table
+from tgsr.report.artefacts import START, Metrics, RunLog, image_table, protocol_caption, results_table, starts_of
 from tgsr.report.builder import Report
 from tgsr.report.expectations import Expectation
-from tgsr.report.strips import before_and_after, choose_images, strip_of, time_strips
+from tgsr.report.strips import before_and_after, choose_images, gain_of, strip_of, time_strips
 from tgsr.report.tables import Column, Number, Row, Table, difference_row
 from tgsr.utils.errors import DataError
+from tgsr.utils.text import clock
 
-MAX_STRIPS = 4
+MAX_STRIPS = 3
 PACKAGES = ("torch", "torchvision", "numpy", "lpips", "matplotlib")
 
 
@@ -48,7 +49,7 @@ def write_run_report(
             remedy="run train.py or test.py first",
         )
     name = metrics.name if metrics is not None else experiment.name
-    report = Report(name, subtitle=_subtitle(log, metrics))
+    report = Report(name, subtitle=_subtitle(log, metrics)).add_facts(_facts(experiment, log, metrics))
     if metrics is None:
         report.add_text("This run was not tested yet: there is no `metrics.json`. A training writes it at its end.")
     else:
@@ -73,6 +74,24 @@ def _subtitle(log: RunLog, metrics: Metrics | None) -> str:
     if metrics is not None and metrics.datasets:
         parts.append("tested on " + ", ".join(metrics.datasets))
     return "; ".join(parts)
+
+
+def _facts(experiment: Path, log: RunLog, metrics: Metrics | None) -> dict[str, str]:
+    """Size, time, precision, command and revision, as far as they are known."""
+    starts, seconds = starts_of(experiment, log)
+    last = starts[-1] if starts else {}
+    peak = max(log.scalar("peak_memory_gib")[1], default=0.0)
+    number = f", {len(starts)} starts" if len(starts) > 1 else ""
+    stamp = {} if metrics is None else metrics.stamp
+    return {
+        "Network": str(last.get("networks", "")),
+        "Data": str(last.get("data", "")),
+        "Time of the training": f"{clock(seconds)}{number}" if seconds else "",
+        "Device": str(last.get("device", "")) or str(stamp.get("precision") or ""),
+        "Peak memory of the GPU": f"{peak:.2f} GiB" if peak else "",
+        "Revision": str(last.get("revision", "")),
+        "Command": str(last.get("command", "")),
+    }
 
 
 def _add_results(report: Report, metrics: Metrics, expectations: Sequence[Expectation]) -> None:
@@ -123,9 +142,9 @@ def _add_training(report: Report, log: RunLog, metrics: Metrics | None) -> None:
     report.add_plot("task_losses", plots.plot_task_losses(log), caption="Mean loss of each task's samples.")
     report.add_plot("learning_rate", plots.plot_learning_rate(log), caption="Learning rate.")
     report.add_plot("speed", plots.plot_speed(log), caption="Images per second, and time spent waiting for data.")
-    if log.scalar("grad_norm")[0]:
-        figure = plots.curves({"grad_norm": log.scalar("grad_norm")}, title="Gradient norm", is_log=True)
-        report.add_plot("grad_norm", figure, caption="Norm of the gradient before clipping.")
+    caption = "Mean output of the discriminator for real and for restored images; where they part, it has won."
+    report.add_plot("discriminator", plots.plot_discriminator(log), caption=caption)
+    report.add_plot("gradients", plots.plot_gradients(log), caption="Norms of the gradients before clipping.")
     counts = log.task_counts()
     if len(counts) > 1:
         last = {task: ys[-1] for task, (_, ys) in log.task_losses().items()}
@@ -160,21 +179,19 @@ def _add_images(report: Report, metrics: Metrics, num_strips: int) -> None:
             images, metric=metric, baseline=baseline, is_higher_better=is_higher_better, num=num_strips
         )
         names, ours = [str(image.get("name", "image")) for image in chosen], metrics.name.rsplit("/", 1)[-1]
-        strips = [
-            (name, strip_of(image, metrics.root, ours=ours, baseline=baseline))
-            for name, image in zip(names, chosen, strict=True)
-        ]
-        num_shown = sum(png is not None for _, png in strips)
+        gains = [gain_of(image, metric, baseline) for image in chosen]
+        strips = [strip_of(image, metrics.root, ours=ours, baseline=baseline) for image in chosen]
+        num_shown = sum(png is not None for png in strips)
         if num_shown:
-            order = f", from the greatest gain in {metric} over {baseline} to the least" if baseline else ""
+            order = f", from the best to the worst change of {metric} against {baseline}" if baseline else ""
             report.add_text(
                 f"{num_shown} of {len(images)} images{order}. The frame marks the part where the restored image differs"
                 " most from the baseline; it is enlarged below without interpolation."
             )
-        for name, png in strips:
-            caption = f"{dataset}, {name}"
-            alt = f"{caption}: low-quality input, baseline, restored image and ground truth side by side"
-            report.add_strip(f"strip_{dataset}_{name}", png, caption=caption, alt=alt)
+        for name, gain, png in zip(names, gains, strips, strict=True):
+            change = f": {metric} {gain:+.2f} against {baseline}" if gain is not None and baseline else ""
+            alt = f"{dataset}, {name}: low-quality input, baseline, restored image and ground truth side by side"
+            report.add_strip(f"strip_{dataset}_{name}", png, caption=f"{dataset}, {name}{change}", alt=alt)
         pair = before_and_after(chosen[0], metrics.root, baseline=baseline) if chosen and baseline else None
         if pair is not None:
             sides = ((str(baseline), pair[0]), (ours, pair[1]))

@@ -1,11 +1,13 @@
 """Figures of runs and methods: every function returns a matplotlib Figure and touches no global state (no pyplot).
 
 Colours are Okabe and Ito's, which people with colour blindness tell apart; series also differ by marker or line style.
+Where a page shows them, ink and colours follow its theme (`style.css`).
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,18 +22,27 @@ if TYPE_CHECKING:  # every run imports this room, few draw: matplotlib takes hal
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#4D4D4D")
+INK, SOFT, FAINT, GRID = "#333333", "#555555", "#777777", "#dddddd"
+"""Of text, of axes, of what series are compared with, of the grid."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans", "font.size": 9.0, "axes.titlesize": 10.0, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555",
-    "axes.labelcolor": "#333333", "xtick.color": "#555555", "ytick.color": "#555555", "axes.grid": True,
-    "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-    "legend.fontsize": 8.0, "lines.linewidth": 1.5, "lines.markersize": 4.0, "figure.facecolor": "white",
-    "axes.facecolor": "white", "axes.unicode_minus": True,
+    "font.family": "DejaVu Sans", "font.size": 9.0, "text.color": INK, "axes.titlesize": 10.0,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": SOFT, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT, "axes.grid": True,
+    "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.fontsize": 8.0, "lines.linewidth": 1.5, "lines.markersize": 4.0, "axes.unicode_minus": True,
+    "svg.fonttype": "none",
+}  # fmt: skip
+_THEMED = {
+    INK: "currentColor", SOFT: f"var(--soft, {SOFT})", FAINT: f"var(--soft, {FAINT})", GRID: f"var(--line, {GRID})",
+    **{colour.lower(): f"var(--plot-{i}, {colour})" for i, colour in enumerate(COLOURS)},
 }  # fmt: skip
 MAX_CURVES = 8
 """More series than this cannot be told apart: they are drawn as a grey band with the mean and the extremes."""
+
+MAX_DRAWN = 2000
+"""More points than this are pixels in an SVG."""
 
 F = TypeVar("F", bound=Callable[..., "Figure"])
 
@@ -47,14 +58,30 @@ def _house_style(draw: F) -> F:
     return styled  # type: ignore[return-value]
 
 
-def figure_png(figure: Figure, *, dpi: int = 144) -> bytes:
-    """The figure as a PNG file; the same figure gives the same bytes."""
+def figure_svg(figure: Figure, name: str = "") -> str:
+    """The figure as one `<svg>` element: text stays text, ink and colours are those of the page around it.
+
+    Args:
+        name: parts that refer to each other are named after it, so that figures of one page stay apart.
+
+    Returns:
+        The same figure gives the same text.
+    """
     import matplotlib
 
-    out = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
-    return out.getvalue()
+    out = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+    text = out.getvalue()
+    size = re.search(r'viewBox="[^"]*"', text)
+    assert size is not None
+    body = text[text.index("<defs>") :].replace("xlink:href", "href")
+    # What matplotlib names, nobody refers to; its style for all elements would reach the page around.
+    body = re.sub(r"<g id=[^>]*?(/?)>", r"<g\1>", re.sub(r"<style.*?</style>|<!--.*?-->\n?", "", body, flags=re.DOTALL))
+    body = re.sub("|".join(_THEMED), lambda found: _THEMED[found[0]], body)
+    style = "stroke-linejoin: round; stroke-linecap: butt"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size[0]} style="{style}">\n{body}'
 
 
 def _figure(width: float = 6.4, height: float = 3.4) -> tuple[Figure, Axes]:
@@ -90,8 +117,8 @@ def curves(
         marker = "o" if len(x) <= 25 else ""
         line = LINES[i // 2 % len(LINES)]
         axes.plot(x, y, label=name, color=COLOURS[i % len(COLOURS)], linestyle=line, marker=marker)
-    for name, value in (reference or {}).items():
-        axes.axhline(value, color="#777777", linestyle=":", linewidth=1.2, label=name)
+    for i, (name, value) in enumerate((reference or {}).items()):
+        axes.axhline(value, color=FAINT, linestyle=LINES[-1 - i % len(LINES)], linewidth=1.2, label=name)
     values = np.concatenate([np.asarray(y, dtype=float) for _, y in series.values()]) if series else np.empty(0)
     if is_log and len(values) and np.nanmin(values) > 0:
         axes.set_yscale("log")
@@ -118,9 +145,24 @@ def plot_losses(log: RunLog) -> Figure | None:
 
 
 def plot_learning_rate(log: RunLog) -> Figure | None:
-    """Learning rate; None where it was not logged."""
+    """Learning rate; None where it was not logged, or never changes."""
     rate = log.scalar("lr")
-    return curves({"lr": rate}, title="Learning rate", y_label="learning rate") if rate[0] else None
+    is_told = len(set(rate[1])) > 1
+    return curves({"lr": rate}, title="Learning rate", y_label="learning rate") if is_told else None
+
+
+def plot_discriminator(log: RunLog) -> Figure | None:
+    """What the discriminator says of real and of restored images; None for a run without one."""
+    scores = {label: log.scalar(name) for name, label in (("d_real", "real"), ("d_fake", "restored"))}
+    shown = {label: curve for label, curve in scores.items() if curve[0]}
+    return curves(shown, title="Discriminator", y_label="mean output") if shown else None
+
+
+def plot_gradients(log: RunLog) -> Figure | None:
+    """Gradient norms of generator and discriminator; None for a run without a discriminator: they tell who wins."""
+    norms = {label: log.scalar(name) for name, label in (("grad_norm", "generator"), ("grad_norm_d", "discriminator"))}
+    is_told = len(norms["discriminator"][0]) > 0
+    return curves(norms, title="Gradient norms", y_label="norm", is_log=True) if is_told else None
 
 
 def plot_task_losses(log: RunLog) -> Figure | None:
@@ -135,15 +177,26 @@ def plot_metrics(log: RunLog, measured: Mapping[str, Mapping[str, Any]] | None =
     Args:
         measured: data sets of a metrics file, whose baselines become horizontal lines.
     """
-    lines: dict[str, dict[str, float]] = {}
-    for dataset, content in (measured or {}).items():
-        for baseline, entries in content.get("baselines", {}).items():
-            for metric, entry in entries.items():
-                lines.setdefault(metric, {})[f"{baseline}, {dataset}"] = float(entry["mean"])
-    return {
-        metric: curves(sets, title=f"Validation: {metric}", y_label=metric, reference=lines.get(metric))
-        for metric, sets in log.metrics().items()
-    }
+    figures = {}
+    for metric, sets in log.metrics().items():
+        lines = {
+            f"{baseline}, {dataset}": value
+            for dataset in sets
+            for baseline, value in baseline_values([measured or {}], dataset, metric).items()
+        }
+        title = f"Validation: {metric}"
+        figures[metric] = curves(sets, title=title, y_label=metric, reference=lines)
+    return figures
+
+
+def baseline_values(measured: Sequence[Mapping[str, Mapping[str, Any]]], dataset: str, metric: str) -> dict[str, float]:
+    """Baseline -> its value on one data set, from the data sets of metrics files; the first that has it counts."""
+    found: dict[str, float] = {}
+    for datasets in measured:
+        for baseline, entries in datasets.get(dataset, {}).get("baselines", {}).items():
+            if metric in entries:
+                found.setdefault(baseline, float(entries[metric]["mean"]))
+    return found
 
 
 @_house_style
@@ -184,7 +237,7 @@ def histogram(
     figure, axes = _figure()
     axes.hist(array, bins=bins, color=COLOURS[0], edgecolor="white", linewidth=0.4)
     if len(array):
-        axes.axvline(float(np.median(array)), color="#333333", linewidth=1.2, label=f"median {np.median(array):.3g}")
+        axes.axvline(float(np.median(array)), color=INK, linewidth=1.2, label=f"median {np.median(array):.3g}")
     for i, (name, value) in enumerate((thresholds or {}).items(), 1):
         share = float((array >= value).mean()) if len(array) else 0.0
         label = f"{name} = {value:.3g} ({share:.0%} ≥)"
@@ -271,7 +324,7 @@ def weights_over_time(
     for i, label in enumerate(labels):
         style = {"color": COLOURS[i], "linestyle": LINES[i // 2 % len(LINES)], "marker": MARKERS[i]}
         axes.plot(iterations, weights[:, i], drawstyle="steps-post", label=label, **style)
-    axes.axhline(1 / len(labels), color="#777777", linestyle=":", linewidth=1.0, label="uniform")
+    axes.axhline(1 / len(labels), color=FAINT, linestyle=":", linewidth=1.0, label="uniform")
     axes.set_ylim(bottom=0)
     _label(axes, title, "iteration", y_label, num_series=len(labels) + 1)
     return figure
@@ -309,17 +362,17 @@ def grouped_bars(
         else:
             axes.plot(x, y, MARKERS[i % len(MARKERS)], color=colour, label=name, markersize=6)
         if np.isfinite(spread).any():
-            ink = "#222222" if is_zero_based else colour
+            ink = INK if is_zero_based else colour
             axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=ink, elinewidth=1.0, capsize=2.5)
         papers += [(a, n.paper) for a, n in zip(x, numbers, strict=True) if n.paper is not None]
     if papers:
         places = np.array([a for a, _ in papers])
-        axes.hlines([v for _, v in papers], places - width / 2, places + width / 2, color="black", label="paper")
+        axes.hlines([v for _, v in papers], places - width / 2, places + width / 2, color=INK, label="paper")
     is_long = max((len(g) for g in groups), default=0) * len(groups) > 60
     axes.set_xticks(range(len(groups)), groups, rotation=30 if is_long else 0, ha="right" if is_long else "center")
     axes.grid(visible=False, axis="x")
     if is_zero_based:
-        axes.axhline(0, color="#555555", linewidth=0.8)
+        axes.axhline(0, color=SOFT, linewidth=0.8)
     _label(axes, title, "", y_label, num_series=len(series) + 1)
     return figure
 
@@ -349,13 +402,13 @@ def scatter(
 ) -> Figure:
     """Points with Spearman's rank correlation in the title; up to 30 point labels are written beside them."""
     figure, axes = _figure(4.8, 4.2)
-    axes.scatter(x, y, s=22, color=COLOURS[0], alpha=0.75, linewidths=0)
+    axes.scatter(x, y, s=22, color=COLOURS[0], alpha=0.75, linewidths=0, rasterized=len(x) > MAX_DRAWN)
     if point_labels is not None and len(point_labels) <= 30:
         for a, b, label in zip(x, y, point_labels, strict=True):
-            axes.annotate(label, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7, color="#333333")
+            axes.annotate(label, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7, color=INK)
     if has_diagonal and len(x):
         low, high = min(np.min(x), np.min(y)), max(np.max(x), np.max(y))
-        axes.plot([low, high], [low, high], color="#777777", linestyle=":", linewidth=1.0)
+        axes.plot([low, high], [low, high], color=FAINT, linestyle=":", linewidth=1.0)
     rho = spearman(x, y)
     note = f"Spearman ρ = {rho:.2f}, n = {len(x)}" if np.isfinite(rho) else f"n = {len(x)}"
     _label(axes, f"{title}  ({note})" if title else note, x_label, y_label, num_series=0)

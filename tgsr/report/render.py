@@ -17,16 +17,17 @@ from tgsr.report.tables import Table
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs parted by blank lines, `- ` lists, `code` and **bold**; nothing else of Markdown."""
+    """Paragraphs parted by blank lines, `- ` lists, `code`, **bold** and links to files beside the page."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """A few figures set large: (value, what it is)."""
+    """A few figures set large, or facts in a box when `is_small`: (value, what it is)."""
 
     items: Sequence[tuple[str, str]]
+    is_small: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,22 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """An SVG element, saved as `figures/<name>.svg`; neighbours share rows."""
+
+    name: str
+    svg: str
+    caption: str
+    alt: str
+
+    @property
+    def inline(self) -> Markup:
+        """As a part of the page."""
+        label = f'role="img" aria-label="{html.escape(self.alt)}"'
+        return Markup(self.svg.replace('xmlns="http://www.w3.org/2000/svg"', label, 1))  # noqa: S704 - ours
+
+
+@dataclass(frozen=True)
 class Slider:
     """Two pictures of equal size over each other, parted by a line that moves; saved as `figures/<name>_<side>.jpg`."""
 
@@ -82,7 +99,7 @@ class Code:
     text: str
 
 
-Block = Text | Tiles | TableBlock | Image | Slider | Code
+Block = Text | Tiles | TableBlock | Drawing | Image | Slider | Code
 
 
 @dataclass
@@ -99,7 +116,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     found.filters |= {"data_uri": _data_uri, "prose": _text_html}
-    found.tests["image"] = lambda block: isinstance(block, Image) and not block.is_wide
+    found.tests["image"] = lambda block: isinstance(block, Drawing) or (isinstance(block, Image) and not block.is_wide)
     return found
 
 
@@ -143,11 +160,12 @@ def _text_html(text: str) -> Markup:
 def _inline(text: str) -> str:
     text = html.escape(text)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\[([^\]]+)\]\(([\w./-]+)\)", r'<a href="\2">\1</a>', text)
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
 
 def to_markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The same as Markdown; images are referred to as `figures/<name>.png`."""
+    """The same as Markdown; images are referred to as `figures/<name>.png` and `.svg`."""
     lines = [f"# {title}", ""]
     if subtitle:
         lines += [subtitle, ""]
@@ -171,7 +189,7 @@ def _block_markdown(block: Block) -> str:
         sides = (("left", block.left[0]), ("right", block.right[0]))
         images = "\n".join(f"![{label}](figures/{block.name}_{side}.jpg)" for side, label in sides)
         return f"{images}\n\n{block.caption}"
-    if isinstance(block, Image):
+    if isinstance(block, (Drawing, Image)):
         alt = block.alt.replace("[", "(").replace("]", ")")
-        return f"![{alt}](figures/{block.name}.png)\n\n{block.caption}"
+        return f"![{alt}](figures/{block.name}.{'svg' if isinstance(block, Drawing) else 'png'})\n\n{block.caption}"
     return (f"**{block.title}**\n\n" if block.title else "") + block.table.to_markdown()

@@ -13,7 +13,7 @@ import yaml
 
 from tgsr.config.options import diff_options
 from tgsr.report import plots
-from tgsr.report.artefacts import Metrics, RunLog, results_table
+from tgsr.report.artefacts import START, Metrics, RunLog, results_table
 from tgsr.report.builder import Report
 from tgsr.report.render import fill
 from tgsr.report.tables import Column, Row, Table
@@ -164,7 +164,8 @@ def compare_runs(runs: Sequence[Run], folder: Path) -> tuple[Path, Table]:
         report.add_table("results", table)
     else:
         report.add_text("None of these runs has been measured yet.")
-    _add_curves(report, {run.name: RunLog.read(run.experiment / "log.jsonl") for run in runs})
+    logs = {run.name: RunLog.read(run.experiment / "log.jsonl") for run in runs}
+    _add_curves(report, logs, [m.datasets for found in measured.values() for m in found])
     report.section("Options that differ")
     first, *others = runs
     for other in others:
@@ -173,14 +174,18 @@ def compare_runs(runs: Sequence[Run], folder: Path) -> tuple[Path, Table]:
     return report.write(folder), table
 
 
-def _add_curves(report: Report, logs: Mapping[str, RunLog]) -> None:
+def _add_curves(
+    report: Report, logs: Mapping[str, RunLog], measured: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> None:
     report.section("Curves")
     names = dict.fromkeys((m, d) for log in logs.values() for m, sets in log.metrics().items() for d in sets)
     for metric, dataset in names:
         series = {name: log.metrics().get(metric, {}).get(dataset) for name, log in logs.items()}
         found = {name: curve for name, curve in series.items() if curve is not None}
         title = f"{metric} on {dataset}"
-        report.add_plot(f"{metric}_{dataset}", plots.curves(found, title=title, y_label=metric), caption=f"{title}.")
+        reference = {k: v for k, v in plots.baseline_values(measured, dataset, metric).items() if k != START}
+        figure = plots.curves(found, title=title, y_label=metric, reference=reference)
+        report.add_plot(f"{metric}_{dataset}", figure, caption=f"{title}.")
     for loss in dict.fromkeys(name for log in logs.values() for name in log.losses()):
         found = {name: log.losses()[loss] for name, log in logs.items() if loss in log.losses()}
         figure = plots.curves(found, title=f"Loss: {loss}", y_label=loss, is_log=True)

@@ -278,15 +278,18 @@ def choose_images(
         baseline: gains are over it; None: images are ranked by the metric itself.
     """
     usable = [i for i in images if i.get("files", {}).get("sr")]
-    ranked = []
-    for image in usable:
-        value = image.get("metrics", {}).get(metric)
-        base = image.get("baselines", {}).get(baseline, {}).get(metric) if baseline else 0.0
-        if value is not None and base is not None and np.isfinite(float(value) - float(base)):
-            gain = float(value) - float(base)
-            ranked.append((-gain if is_higher_better else gain, image))
-    if len(ranked) < min(num, len(usable)):
+    gains = [(gain, image) for image in usable if (gain := gain_of(image, metric, baseline)) is not None]
+    if len(gains) < min(num, len(usable)):
         return list(usable[:num])
-    ranked.sort(key=lambda r: r[0])
-    places = np.linspace(0, len(ranked) - 1, min(num, len(ranked))).round().astype(int)
-    return [ranked[p][1] for p in places]
+    gains.sort(key=lambda found: found[0], reverse=is_higher_better)
+    places = np.linspace(0, len(gains) - 1, min(num, len(gains))).round().astype(int)
+    return [gains[p][1] for p in places]
+
+
+def gain_of(image: Mapping[str, Any], metric: str | None, baseline: str | None) -> float | None:
+    """Difference of one image entry to the baseline, or its value without one; None where it is not known."""
+    value = image.get("metrics", {}).get(metric)
+    base = image.get("baselines", {}).get(baseline, {}).get(metric) if baseline else 0.0
+    if value is None or base is None or not np.isfinite(float(value) - float(base)):
+        return None
+    return float(value) - float(base)
