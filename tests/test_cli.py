@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import tgsr
 from tests.engine.toy import make_images, toy_options, write_options
 from tgsr.cli import main
 
@@ -295,6 +296,13 @@ def test_a_start_tells_what_it_is_and_all_of_it_is_in_train_log(tmp_path, capsys
     assert main(["train", "-opt", path, "--auto_resume", "--force_yml", "train.total_iter=8", override]) == 2
     override = f"path.pretrain_network_g={folder / 'models' / 'net_g_2.pth'}"
     assert main(["train", "-opt", path, "--auto_resume", "--force_yml", "train.total_iter=8", override]) == 0
+    first, second = (json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines())
+    assert (first["iter"], second["iter"]) == (0, 6)
+    assert first["networks"] == "MSRResNet with 1.85k parameters from scratch"
+    assert (first["precision"], first["device"]) == ("fp32", "CPU, 1 thread, fp32, 0 loader workers")
+    assert first["revision"].startswith(tgsr.__version__)
+    page = (tmp_path / "results" / "toy" / "report" / "index.html").read_text()
+    assert f"<b>{first['revision']}</b><span>Revision</span>" in page
     text = log.read_text()
     assert "resuming toy at iteration 6" in text
     assert "option changed since the checkpoint: train.total_iter: 6 -> 8" in text

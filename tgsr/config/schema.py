@@ -193,7 +193,8 @@ class Options:
     manual_seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: PositiveInt | None = None
-    """CPU threads of each rank; None: `OMP_NUM_THREADS`, or the CPUs this process may use, divided by the ranks."""
+    """CPU threads of each rank; None: `OMP_NUM_THREADS`, or the CPUs this process may use, divided by the ranks.
+    Another number adds in another order: the last digits of a run's numbers differ."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of forward and backward; weights and optimiser stay fp32. auto: bf16 where the device is fast at it."""
     channels_last: bool = True
