@@ -39,7 +39,7 @@ def test_misspelt_key_is_one_line_and_exit_code_2(tmp_path, capsys):
         ("path:pretrain_network_g=/nowhere.pth", "/nowhere.pth"),
         ("train:total_iter=many", "total_iter"),
         ("train.lr=1e-4", "did you mean train.optim_g.lr?"),
-        ("train:losses:pixel:type=L1Los", "did you mean 'L1Loss'?"),
+        ("train:losses:pixel:type=L1Los", "did you mean 'L1Loss'"),
     ],
 )
 def test_bad_input(tmp_path, capsys, override, text):
