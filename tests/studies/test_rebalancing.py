@@ -14,7 +14,7 @@ from tgsr.engine.runner import make_runner
 from tgsr.study.rehearsal import Rehearsal
 
 OPTIONS = Path(__file__).resolve().parents[2] / "options"
-SETS = ("div2k", "flickr2k", "df2k", "ost", "set14", "realsr", "realsr_v2", "drealsr")
+SETS = ("bsds500", "div2k", "flickr2k", "df2k", "ost", "set14", "realsr", "realsr_v2", "drealsr")
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +43,29 @@ def test_every_table_and_figure(data, monkeypatch):
     monkeypatch.chdir(data)
     outcomes = rehearse(Context.create(device="cpu", num_threads=1), data, "rebalancing/paper.yml")
     assert {name: word for name, word in outcomes.items() if word != "ok"} == {}
+
+
+def test_two_ranks_share_trainings_and_images(data, monkeypatch):
+    """Two references are data parallel where they are fewer than ranks; figures of the same stages on both ranks."""
+    monkeypatch.chdir(data)
+    found = in_processes(2, rehearse, data, "rebalancing/paper.yml", ["figure7", "figure8", "figure5b"])
+    assert {name: word for name, word in found[0].items() if word != "ok"} == {}
+    references = artefact(data, "experiments", "references-RealESRGAN-4/references.json")
+    assert references["tasks"].keys() == {"mild", "blur", "noise", "severe"}
+    assert all(sorted(map(int, t["curve"])) == [0, 1, 2, 3] for t in references["tasks"].values())
+    compared = artefact(data, "experiments", "figure7/comparison.json")["measurements"]["records"]
+    rows = {name: {r["set"] for r in compared if r["name"] == name} for name in ("Ours", "single-task networks")}
+    assert rows == dict.fromkeys(("Ours", "single-task networks"), {"mild", "blur", "noise", "severe"})
+    operators = artefact(data, "experiments", "figure8/discrimination.json")["operators"]
+    assert {o: list(found) for o, found in operators.items()} == {"blur": ["3"], "noise": ["3"]}
+    assert (data / "results/rehearsal/rebalancing/figure5b/report/figures/weights_Ours.png").is_file()
+
+
+def test_the_mini_study(data, monkeypatch):
+    """Everything of the small one that needs three seeds and a pre-training, on one rank."""
+    monkeypatch.chdir(data)
+    only = ["compare_paper", "variance", "discrimination", '"trained[static groups,0]"', '"trained[hybrid T 0.2,0]"']
+    outcomes = rehearse(Context.create(device="cpu", num_threads=1), data, "mini/rebalancing.yml", only)
+    assert {name: word for name, word in outcomes.items() if word != "ok"} == {}
+    page = (data / "results/rehearsal/rebalancing_mini/compare_paper-paper/report/tables/differences.csv").read_text()
+    assert [line.split(",")[0] for line in page.splitlines()[1:]] == ["rebalancing", "rebalancing T 0.2"]
