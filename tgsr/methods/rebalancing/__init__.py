@@ -5,6 +5,6 @@
 `weights.py`, `difficulty.py` and `references.py` (3.2: PSNR distances to single-task networks become weights),
 `sampling.py` (3.3: weights become sample counts), `weighting.py` (the alternatives of tables 4 and 5), `variance.py`
 (A.2.2: conclusion 2, measured), `drift.py` (Fig. 5 a: TGSR's groups at two checkpoints). `groups.py` balances groups
-of other tasks; `stages.py` runs the training; `comparison.py` and `tables.py` report,
-`printed.yml` holds what the paper prints.
+of other tasks; `stages.py` runs the training; `comparison.py` measures and reports; `printed.yml` holds what the paper
+prints.
 """
