@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.methods.rebalancing_toys import TASKS, fake_references, four_tasks, make_options, two_tasks
+from tgsr.methods.rebalancing.discrimination import kept_checkpoints
 from tgsr.methods.rebalancing.sampling import RebalancingTaskSampler
 from tgsr.methods.rebalancing.weighting import (
     DifficultyLossWeighting,
@@ -211,3 +212,12 @@ def test_geometric_mean_refuses_micro_batches(tmp_path):
     weighting.check(whole)
     with pytest.raises(ConfigError, match="which micro batches do not know in time"):
         weighting.check(cut)
+
+
+def test_checkpoints_are_spread_over_the_training_and_the_last_is_among_them(tmp_path):
+    with pytest.raises(DataError, match="no checkpoints by iteration"):
+        kept_checkpoints(tmp_path, 2)
+    for label in (*range(5, 105, 5), "latest"):
+        (tmp_path / f"net_g_{label}.pth").touch()
+    assert list(kept_checkpoints(tmp_path, 4)) == ["25", "50", "75", "100"]
+    assert len(kept_checkpoints(tmp_path, 50)) == 20

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.originals import lay_out
+from tests.ranks import in_processes
 from tgsr.config.options import load_options
 from tgsr.engine.context import Context
 from tgsr.engine.runner import make_runner
@@ -46,19 +47,29 @@ def test_every_table_and_figure(data, monkeypatch):
 
 
 def test_two_ranks_share_trainings_and_images(data, monkeypatch):
-    """Two references are data parallel where they are fewer than ranks; figures of the same stages on both ranks."""
+    """Of three references two queue and the third is data parallel; each value of a curve is written once."""
     monkeypatch.chdir(data)
-    found = in_processes(2, rehearse, data, "rebalancing/paper.yml", ["figure7", "figure8", "figure5b"])
+    only = ['"references[RealESRGAN,3]"', "figure7", "figure5b"]
+    found = in_processes(2, rehearse, data, "rebalancing/paper.yml", only)
     assert {name: word for name, word in found[0].items() if word != "ok"} == {}
-    references = artefact(data, "experiments", "references-RealESRGAN-4/references.json")
-    assert references["tasks"].keys() == {"mild", "blur", "noise", "severe"}
-    assert all(sorted(map(int, t["curve"])) == [0, 1, 2, 3] for t in references["tasks"].values())
+    references = artefact(data, "experiments", "references-RealESRGAN-3/references.json")
+    assert references["tasks"].keys() == {"mild", "blur", "noise"}
+    for name, entry in references["tasks"].items():
+        assert sorted(map(int, entry["curve"])) == [0, 1, 2, 3]
+        curve = data / "experiments/rehearsal/rebalancing/references-RealESRGAN-3" / name / "curve.jsonl"
+        assert len(curve.read_text().splitlines()) == 5, "a header and four values"
     compared = artefact(data, "experiments", "figure7/comparison.json")["measurements"]["records"]
     rows = {name: {r["set"] for r in compared if r["name"] == name} for name in ("Ours", "single-task networks")}
     assert rows == dict.fromkeys(("Ours", "single-task networks"), {"mild", "blur", "noise", "severe"})
+    assert (data / "results/rehearsal/rebalancing/figure5b/report/figures/weights_Ours.png").is_file()
+
+
+def test_six_checkpoints_or_as_many_as_there_are(data, monkeypatch):
+    monkeypatch.chdir(data)
+    outcomes = rehearse(Context.create(device="cpu", num_threads=1), data, "rebalancing/paper.yml", ["figure8"])
+    assert {name: word for name, word in outcomes.items() if word != "ok"} == {}
     operators = artefact(data, "experiments", "figure8/discrimination.json")["operators"]
     assert {o: list(found) for o, found in operators.items()} == {"blur": ["3"], "noise": ["3"]}
-    assert (data / "results/rehearsal/rebalancing/figure5b/report/figures/weights_Ours.png").is_file()
 
 
 def test_the_mini_study(data, monkeypatch):

@@ -210,6 +210,7 @@ class CurveHook(Hook):
 
     def before_train(self, trainer: Trainer) -> None:
         self.path = trainer.experiment.path / "curve.jsonl"
+        self.metrics = build.build_metrics(trainer.options)  # the run itself has no validation set
         kept = trainer.context.from_main(self._kept(trainer.iteration) if trainer.context.is_main else None)
         self.curve = kept
         is_due = trainer.iteration % self.interval == 0 or trainer.iteration == trainer.total_iter
@@ -229,7 +230,7 @@ class CurveHook(Hook):
         return kept
 
     def _measure(self, trainer: Trainer) -> None:
-        found = validate(trainer.restore, self.dataset, trainer.metrics, trainer.context, task=self.task).means()
+        found = validate(trainer.restore, self.dataset, self.metrics, trainer.context, task=self.task).means()
         self.curve[trainer.iteration] = found
         if trainer.context.is_main:
             append_jsonl(self.path, {"iteration": trainer.iteration, "metrics": found})
