@@ -46,6 +46,7 @@ def test_every_table_and_figure(data, monkeypatch):
     assert {name: word for name, word in outcomes.items() if word != "ok"} == {}
 
 
+@pytest.mark.slow
 def test_two_ranks_share_trainings_and_images(data, monkeypatch):
     """Of three references two queue and the third is data parallel; each value of a curve is written once."""
     monkeypatch.chdir(data)
