@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,9 +27,3 @@ def clean_patches(dataset: Any, num_patches: int, patch_px: int, *, seed: int) -
         top, left = (int(rng.integers(n - patch_px + 1)) for n in image.shape[:2])
         patches.append(to_tensor(image[top : top + patch_px, left : left + patch_px]))
     return torch.stack(patches)
-
-
-def clean_images(dataset: Any, num_images: int | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-    """`(name, (3, H, W))` of the first images of a set."""
-    for i in range(min(len(dataset), num_images or len(dataset))):
-        yield dataset.name(i), to_tensor(dataset.source.read(i))
