@@ -127,7 +127,7 @@ def z_table(tgsr: dict[str, Any]) -> str:
         ["rank agreement of 5 with 10 iterations", f"{spearman(z5[:, 0], z10[:, 0]):.2f}"],
     ]
     again = tgsr.get("z_again")
-    if again:
+    if again and len(again) >= 8:  # fewer say nothing about ranks
         for k in ("5", "10"):
             pairs = np.array([[tgsr["z"][n][k][0], again[n][k][0]] for n in again]).T
             lower, upper = spearman_interval(*pairs, rng=np.random.default_rng(0))
