@@ -21,7 +21,7 @@ LENGTHS = ("total_iter", "periods", "milestones", "T_max", "restarts", "restart_
 """Arguments of schedules that count iterations."""
 NARROW: Mapping[str, Any] = {
     "num_feat": 8, "num_block": 1, "num_grow_ch": 4, "num_conv": 1, "num_blocks": 1, "num_refinement_blocks": 1,
-    "dim": 8, "embed_dim": 12, "depths": (2,), "num_heads": (2,), "num_layers": 2,
+    "dim": 8, "embed_dim": 12, "depths": (2,), "num_heads": (2,), "num_layers": 2, "squeeze_factor": 4,
 }  # fmt: skip
 """Arguments of networks in a tiny rehearsal; a list keeps its length, but for `depths` and their heads."""
 _NETWORKS = "tgsr.archs:ARCHS"
