@@ -329,19 +329,21 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace, runner: Runner) -> int:
     """What can be done with a study besides running it."""
+    from tgsr.engine.needs import all_stages
     from tgsr.study.plan import Plan
     from tgsr.study.rehearsal import Rehearsal
-    from tgsr.study.study import Stages, Study
+    from tgsr.study.study import Study
 
     if arguments.plan:
         if runner.context.is_main:
-            plan = Plan(runner.runners() if isinstance(runner, Stages) else [runner])
+            plan = Plan(all_stages(runner))
             missing = [f"missing: {problem}" for problem in runner.missing_files()]
             rows = [f"not there, the table goes without: {what}" for what in runner.optional_files()]
             print("\n".join([*plan.lines(), *missing, *rows]))  # noqa: T201
         return 0
     if not isinstance(runner, Study):
-        raise UserError("this is no study", place=arguments.opt, remedy="give a file with run: {type: Study, ...}")
+        remedy = "give a file with run: {type: Study, ...}; --check tries one step of any other"
+        raise UserError("this is no study", place=arguments.opt, remedy=remedy)
     if arguments.expand:
         for path in runner.expand(arguments.expand) if runner.context.is_main else ():
             print(path)  # noqa: T201
@@ -376,6 +378,9 @@ def _test(arguments: argparse.Namespace) -> int:
     with _context(arguments, options) as context:
         spec = options.run
         measures = spec is None or spec.type in ("Chain", "Test") or is_training(options)
+        if spec is not None and spec.type == "Study":
+            remedy = f"python train.py -opt {arguments.opt}; the stage Test measures weights"
+            raise UserError("a study trains, too", place=options.name, remedy=remedy)
         if not measures and arguments.weights is not None:
             problem = f"{spec.type} takes no -w"
             raise UserError(problem, place=options.name, remedy="name the weights in the option file")

@@ -139,6 +139,20 @@ def test_an_expanded_stage_is_an_ordinary_option_file(folder):
         ("seed: [0, 1]", "seed: [0, 0]", "toy.yml:10: run.axes.seed: two branches have one name; give each value once"),
         ("small: {network_g: {num_feat: 4}", "small: {network_g: {num_fea: 4}",
          "toy.yml:8: network_g.num_fea: MSRResNet takes no 'num_fea'; did you mean 'num_feat'?"),
+        ("over: [net, seed]", "over: 3",
+         "toy.yml:15: run.stages.tuned.over: expected names of axes; [axis, ...] or {axis: [label, ...]}"),
+        ("over: [net, seed]", "over: [{net: small}]",
+         "toy.yml:15: run.stages.tuned.over: expected names of axes; [axis, ...] or {axis: [label, ...]}"),
+        ("over: [net, seed]", "over: {net: []}",
+         "toy.yml:15: run.stages.tuned.over: no label of axis net is named; null stands for all"),
+        ("seed: [0, 1]", "seed: [{train: {}}]", "toy.yml:10: run.axes.seed: values with entries of their own need "
+         "labels; write seed: {LABEL: {manual_seed: ...}, ...}"),
+        ("weights/large.pth", "$start", "toy.yml:14: run.stages.tuned: its $names stand for each other in a circle"),
+        ("tasks: {run: {type: MakeTasks, num_tasks: 4}}", "tasks: {run: {type: Chain, stages: [a.yml]}}",
+         "toy.yml:13: run.stages.tasks.run: a stage of a study runs no stages itself; "
+         "refer to the other study, @study:stage"),
+        ("tasks: {run:", "tasks: {name: other, run:",
+         "toy.yml:13: run.stages.tasks.name: a stage is called as its entry; remove it"),
         ("$start}", "$stat}", "toy.yml:17: no axis gives '$stat'; did you mean 'start'?"),
         ("over: [net, seed]", "over: [net, sed]",
          "toy.yml:15: run.stages.tuned.over: there is no axis 'sed'; did you mean 'seed'?"),
@@ -161,6 +175,24 @@ def test_mistakes_are_one_line_with_their_place(folder, old, new, message):
     with pytest.raises(ConfigError) as caught:
         stages(STUDY.replace(old, new, 1))
     assert str(caught.value).splitlines()[0] == message
+
+
+def test_labels_that_are_no_words(folder):
+    axis = "datasets.train.dataset.use_hflip"
+    text = STUDY.replace("seed: [0, 1]", f"{axis}: [true, false]").replace(
+        "[net, seed]", f"{{net: [small], {axis}: [true]}}"
+    )
+    assert "toy/tuned-small-true" in stages(text, "run.only=[tuned]")
+    equals = STUDY.replace("large: {", "'a=b': {").replace('"{net}": $start, "{net}-TG#{seed}"', "x")
+    found = stages(equals.replace('x: "@tuned"', 'x: "@tuned[a=b,1]"'))["toy/tests"].run.kwargs["checkpoints"]
+    assert str(found["x"]) == "experiments/toy/tuned-a_b-1/models/net_g_latest.pth"
+    with pytest.raises(ConfigError, match="is too long for a folder"):
+        stages(STUDY.replace("large: {", f"{'x' * 300}: {{"))
+
+
+def test_a_misspelt_stage_on_the_command_line_is_no_new_one(folder):
+    with pytest.raises(ConfigError, match=r"command line: run.stages.pree: the file has no stage 'pree'; did you mean"):
+        stages(STUDY, "run.stages.pree.train.total_iter=2")
 
 
 def test_an_only_that_nothing_matches(folder):

@@ -127,6 +127,42 @@ def test_what_fails_in_a_rehearsal_is_named_and_what_needs_it_left_out(folder, c
     assert "toy/tuned-0: left out: needs toy/pre" in lines
 
 
+def test_what_a_later_stage_lacks_is_told_before_the_first_runs(folder, capsys):
+    later = STUDY.replace("tuned: {", "tuned: {datasets: {train: {dataset: {dataroot_gt: gone}}}, ")
+    (folder / "toy.yml").write_text(later)
+    assert main(["train", "-opt", "toy.yml"]) == 2
+    assert (
+        "run.stages.tuned and 1 more: toy.yml:9: datasets.train.dataset.dataroot_gt = gone" in capsys.readouterr().err
+    )
+    assert not done(folder)
+
+
+def test_a_row_that_comes_later_is_measured_and_nothing_else(folder, capsys):
+    (folder / "toy.yml").write_text(STUDY.replace("{images: restored/x}", "weights/x.pth"))
+    assert main(["train", "-opt", "toy.yml"]) == 0
+    first = done(folder)
+    (folder / "weights").mkdir()
+    weights = (folder / "experiments/toy/pre/models/net_g_latest.pth").read_bytes()
+    (folder / "weights/x.pth").write_bytes(weights)
+    capsys.readouterr()
+    assert main(["train", "-opt", "toy.yml", "--plan"]) == 0
+    assert "stale (what it reads has changed: ../weights/x.pth)" in capsys.readouterr().out
+    assert main(["train", "-opt", "toy.yml"]) == 0
+    second = done(folder)
+    assert [name for name in first if second[name] != first[name]] == ["toy/table"]
+    assert "are not there: elsewhere" not in (folder / "results/toy/index.html").read_text()
+
+
+def test_a_plan_says_what_follows_from_a_change(folder, capsys):
+    assert main(["train", "-opt", "toy.yml"]) == 0
+    (folder / "toy.yml").write_text(STUDY.replace("pre: {}", "pre: {manual_seed: 3}"))
+    capsys.readouterr()
+    assert main(["train", "-opt", "toy.yml", "--plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "stale (its options have changed)" in lines[1]
+    assert all("to be done first" in line for line in lines[2:6])
+
+
 def test_plan_names_what_is_missing(folder, capsys):
     (folder / "toy.yml").write_text(STUDY.replace("pre: {}", GONE))
     assert main(["train", "-opt", "toy.yml", "--plan"]) == 0

@@ -60,6 +60,9 @@ _NO_EFFECT = (
 )
 """Options that change no weight and no number, left out of the hash."""
 
+MAX_NAME = 200
+"""Bytes of a folder's name; file systems take 255, and what is moved aside gets a longer one."""
+
 
 def load_options(
     path: Path | str, overrides: Iterable[str] = (), *, debug: bool = False, notes: list[str] | None = None
@@ -128,6 +131,8 @@ def cross_check(options: Options) -> list[ConfigError]:
 
     if any(part.strip() in ("", ".", "..") for part in options.name.split("/")):  # else runs share or leave the roots
         complain("name", f"'{options.name}' names no folder below experiments/", "give a name such as x, or a/b")
+    if any(len(part.encode()) > MAX_NAME for part in options.name.split("/")):
+        complain("name", f"'{options.name:.40}...' is too long for a folder", "a study's axes can have shorter labels")
     train = options.train
     if options.model == "AdversarialModel" and train is not None:
         for key, value in (

@@ -22,12 +22,12 @@ def remedy_for(path: Path) -> str:
 
 def inputs_of(runner: Runner) -> list[Path]:
     """Files and folders that the stages of a runner read and that none of them makes, each once, in order."""
-    stages = _stages(runner)
+    stages = all_stages(runner)
     made = [Path(os.path.abspath(path)) for stage in stages for path in stage.outputs()]
     read = dict.fromkeys(path for stage in stages for _, path in input_paths(stage.used_options()))
     return [p for p in read if not any(Path(os.path.abspath(p)).is_relative_to(folder) for folder in made)]
 
 
-def _stages(runner: Runner) -> list[Runner]:
+def all_stages(runner: Runner) -> list[Runner]:
     """Those of a study or chain, and of chains inside it."""
-    return [stage for r in runner.runners() for stage in _stages(r)] if runner.runs_stages else [runner]
+    return [stage for r in runner.runners() for stage in all_stages(r)] if runner.runs_stages else [runner]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tgsr.config.options import input_paths, missing_files, options_hash, output_paths, training_hash
+from tgsr.config.options import input_paths, missing_files, options_hash, output_paths, to_plain, training_hash
 from tgsr.config.schema import Options
 from tgsr.config.spec import Kind, Spec
 from tgsr.engine.context import Context
@@ -155,7 +157,7 @@ def stage_state(options: Options, *, is_in_chain: bool = False) -> State:
         return State("partial" if folder.exists() else "to do", inputs=inputs)
     if marked.get("options") == options_hash(options):
         known = marked.get("inputs")
-        changed = [] if known is None else [name for name, digest in inputs.items() if known.get(name) != digest]
+        changed = [] if known is None else [name for name in inputs if _has_changed(name, known, inputs)]
         if changed:
             why = f"what it reads has changed: {', '.join(changed)}"
             return State("stale", why, starts_afresh=True, marker=marked, inputs=inputs)
@@ -164,6 +166,8 @@ def stage_state(options: Options, *, is_in_chain: bool = False) -> State:
         return State("partial", marker=marked, inputs=inputs)
     afresh = is_in_chain and _has_other_weights(marked, options)
     return State("stale", "its options have changed", starts_afresh=afresh, marker=marked, inputs=inputs)
+
+
 @contextmanager
 def claimed(runner: Runner) -> Iterator[None]:
     """Hold the locks of what a stage writes, in rank 0, until the outermost stage or chain of this process ends.
@@ -223,13 +227,14 @@ def _run_stage(options: Options, context: Context, *, is_in_chain: bool) -> bool
 def _run(options: Options, context: Context, *, inputs: Mapping[str, str] | None = None) -> bool:
     """Run it; with `inputs`, mark it as done with what it read."""
     runner, start = make_runner(options, context), time.perf_counter()
+    is_whole = not (context.auto_resume and runner.folder.exists())
     with claimed(runner):
         runner.run()
         context.barrier()  # one rank may be done hours before another
         if context.should_stop():
             return False
         if context.is_main:
-            cost = _cost(runner, time.perf_counter() - start)
+            cost = _cost(runner, time.perf_counter() - start, is_whole=is_whole)
             if context.after_stage is not None:  # before the marker: a done stage is not run again, nor reported
                 context.after_stage(options)
             if inputs is not None:
@@ -240,8 +245,8 @@ def _run(options: Options, context: Context, *, inputs: Mapping[str, str] | None
     return True
 
 
-def _cost(runner: Runner, seconds: float) -> dict[str, Any]:
-    """What the last start of a stage took, for the plan of others."""
+def _cost(runner: Runner, seconds: float, *, is_whole: bool) -> dict[str, Any]:
+    """What the last start of a stage took, for the plan of others; `is_whole`: it was the only one."""
     units, unit = runner.units()
     return {
         "seconds": round(seconds, 2),
@@ -253,7 +258,15 @@ def _cost(runner: Runner, seconds: float) -> dict[str, Any]:
         "files_kept": runner.files_kept(),
         "device": runner.context.device.type,
         "ranks": runner.context.world_size,
+        "form": cost_form(runner.options),
+        "is_whole": is_whole,
     }
+
+
+def cost_form(options: Options) -> str:
+    """Digest of what the time of a unit depends on, whatever the budget: networks, batches and crops, precision."""
+    parts = (options.network_g, options.network_d, options.datasets.train, options.precision)
+    return hashlib.blake2b(json.dumps(to_plain(parts), sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def _read_marker(marker: Path) -> dict[str, Any] | None:
@@ -271,17 +284,43 @@ def _has_other_weights(marked: Mapping[str, Any] | None, options: Options) -> bo
     return marked.get("training", training_hash(options)) != training_hash(options)
 
 
-def input_digests(options: Options) -> dict[str, str]:
-    """What the options name of earlier stages: place below the experiments root -> digest of its content.
+def _has_changed(name: str, known: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Older markers know nothing of what lies outside the experiments."""
+    return known.get(name) != now[name] and (name in known or not name.startswith("../"))
 
-    Of a folder it is what the stage that made it was made from. What lies in the stage's own folder is its own work
-    and not among them.
+
+def _outer_digest(path: Path) -> str:
+    if not path.is_file():
+        return "folder" if path.is_dir() else "absent"
+    status = path.stat()
+    return _known_digest(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _known_digest(path: Path, _time: int, _size: int) -> str:
+    """Many stages read the same weights."""
+    return file_digest(path)
+
+
+def input_digests(options: Options) -> dict[str, str]:
+    """What the options name of earlier stages and of files: place from the experiments root -> digest of its content.
+
+    Of a stage's folder it is what the stage was made from. What lies in the stage's own folder is its own work and not
+    among them. Of other folders, only that they are there, and only where `run` names them: a table's row may come
+    later, while the data sets of a study's base need not be this stage's.
     """
     root = Path(options.path.experiments_root).resolve()
+    results = Path(options.path.results_root).resolve()
     own, found = root / options.name, {}
-    for _, named in input_paths(options):
+    for key, named in input_paths(options):
         path = named.resolve()
-        if not path.is_relative_to(root) or path.is_relative_to(own) or path == root:
+        if path.is_dir() and path.is_relative_to(results):  # of what the stage with these results was made
+            path = root / path.relative_to(results)
+        if path.is_relative_to(own) or path == root or path.is_relative_to(results / options.name):
+            continue
+        if not path.is_relative_to(root):
+            if path.is_file() or key.startswith("run."):
+                found[Path(os.path.relpath(path, root)).as_posix()] = _outer_digest(path)
             continue
         if path.is_file():
             found[path.relative_to(root).as_posix()] = file_digest(path)

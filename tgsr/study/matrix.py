@@ -12,11 +12,12 @@ options of its axes, the stage itself, the command line.
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tgsr.config.bind import join_problems
 from tgsr.config.options import bind_options, folder_of
@@ -27,6 +28,7 @@ from tgsr.engine.runner import RUNNERS
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.registry import did_you_mean
 
+A, B = TypeVar("A"), TypeVar("B")
 Labels = Mapping[str, str]
 """Axis -> label."""
 OPTION_OF_AXIS = {"seed": "manual_seed"}
@@ -116,15 +118,15 @@ class Matrix:
         self.moved = source.moved
         self.known = {} if known is None else known
         self.known[self.name] = self
-        self.axes = {name: self._axis(name) for name in self._section("axes")}
-        stages = self._section("stages")
-        self.stages = list(stages)
-        self.over = {name: self._over(name, stages[name]) for name in stages}
-        self._branches: dict[Key, Branch] = {}
-        for name, over in self.over.items():
-            for labels in itertools.product(*over.values()):
-                branch = self._branch(name, tuple(zip(over, labels, strict=True)))
-                self._branches[branch.key] = branch
+        self.axes: dict[str, Axis] = dict(zip(axes := self._section("axes"), _for_all(axes, self._axis), strict=True))
+        self.stages = list(self._section("stages"))
+        self.over = dict(zip(self.stages, _for_all(self.stages, self._over), strict=True))
+        keys = [
+            Key(self.name, stage, tuple(zip(over, labels, strict=True)))
+            for stage, over in self.over.items()
+            for labels in itertools.product(*over.values())
+        ]
+        self._branches = dict(zip(keys, _for_all(keys, self._branch), strict=True))
         self._refuse_equal_names()
         self._is_resolved = False
 
@@ -134,16 +136,17 @@ class Matrix:
         Raises:
             ConfigError: the mistakes of all of them, a line each with file and line.
         """
-        problems: list[ConfigError] = []
-        loaded = []
-        for branch in self.ordered():
+
+        def load(branch: Branch) -> tuple[Branch, Options]:
+            if branch.runner.runs_stages:
+                problem, remedy = "a stage of a study runs no stages itself", "refer to the other study, @study:stage"
+                raise ConfigError(problem, place=f"{branch.place}.run", remedy=remedy)
             try:
-                loaded.append((branch, bind_options(branch.data.copy(), debug=debug, notes=[])))
+                return branch, bind_options(branch.data.copy(), debug=debug, notes=[])
             except ConfigError as error:
-                problems += [_of_branch(line, branch) for line in str(error).splitlines()]
-        if problems:
-            raise join_problems(list({str(p): p for p in problems}.values()))
-        return loaded
+                raise join_problems([_of_branch(line, branch) for line in str(error).splitlines()]) from error
+
+        return _for_all(self.ordered(), load)
 
     def ordered(self) -> list[Branch]:
         """See `options`; data only."""
@@ -180,10 +183,10 @@ class Matrix:
         if only is None:
             return list(self._branches.values())
         place = f"{self.run.place_of('only')}: run.only"
-        entries = [only] if isinstance(only, str) else only
-        if not isinstance(entries, list) or not entries or not all(isinstance(e, str) for e in entries):
-            raise ConfigError(f"expected names of stages, got {entries!r}", place=place)
-        return [self._branches[key] for entry in entries for key in self._matching(entry, place)]
+        if not only:
+            raise ConfigError("it names no stage", place=place, remedy="name some, or leave it out for all")
+        found = _for_all(only, lambda entry: self._matching(entry, place))
+        return [self._branches[key] for key in itertools.chain.from_iterable(found)]
 
     def _matching(self, entry: str, place: str) -> list[Key]:
         match = _REFERENCE.fullmatch("@" + entry.removeprefix("@"))
@@ -205,8 +208,11 @@ class Matrix:
         section = self._section("axes")
         value, place = section[name], f"{section.place_of(name)}: run.axes.{name}"
         if isinstance(value, list) and value:
+            if any(isinstance(v, (list, dict)) for v in value):
+                remedy = f"write {name}: {{LABEL: {{{OPTION_OF_AXIS.get(name, name)}: ...}}, ...}}"
+                raise ConfigError("values with entries of their own need labels", place=place, remedy=remedy)
             keys = OPTION_OF_AXIS.get(name, name).split(".")
-            branches = {str(v): _nested(keys, v, section.place_of(name)) for v in value}
+            branches = {_label(v): _nested(keys, v, section.place_of(name)) for v in value}
             if len(branches) < len(value):
                 raise ConfigError("two branches have one name", place=place, remedy="give each value once")
             return Axis(name, branches, {label: {} for label in branches})
@@ -224,45 +230,57 @@ class Matrix:
             branches[label] = _with_bases(part)
         return Axis(name, branches, variables)
 
-    def _over(self, name: str, stage: Any) -> dict[str, list[str]]:
+    def _over(self, name: str) -> dict[str, list[str]]:
         """Axis -> labels of a stage."""
-        place = f"{self._section('stages').place_of(name)}: run.stages.{name}"
+        stages = self._section("stages")
+        stage, place = stages[name], f"{stages.place_of(name)}: run.stages.{name}"
+        if stages.place_of(name).startswith(COMMAND_LINE):  # a misspelt one would be a training of its own
+            known = [s for s in stages if s != name]
+            raise ConfigError(f"the file has no stage '{name}'", place=place, remedy=did_you_mean(name, known))
         if not re.fullmatch(_NAME, name):
             raise ConfigError("a stage's name has letters, digits and _ . + - only", place=place)
         if not isinstance(stage, PlacedDict):
-            raise ConfigError("expected options of a stage", place=place)
+            raise ConfigError("expected options of a stage", place=place, remedy="{} for the study's own")
+        if "name" in stage:
+            place = f"{stage.place_of('name')}: run.stages.{name}.name"
+            raise ConfigError("a stage is called as its entry", place=place, remedy="remove it")
         over = stage.get("over") or []
         place = f"{stage.place_of('over')}: run.stages.{name}.over"
-        if isinstance(over, (list, str)):
-            over = dict.fromkeys([over] if isinstance(over, str) else over)
-        found = {}
-        for axis, labels in over.items():
-            if axis not in self.axes:
-                raise ConfigError(f"there is no axis '{axis}'", place=place, remedy=did_you_mean(str(axis), self.axes))
-            known = list(self.axes[axis].branches)
-            chosen = known if labels is None else [str(v) for v in (labels if isinstance(labels, list) else [labels])]
-            for label in chosen:
-                if label not in known:
-                    raise ConfigError(f"axis {axis} has no '{label}'", place=place, remedy=did_you_mean(label, known))
-            found[axis] = chosen
-        return found
+        if isinstance(over, str):
+            over = [over]
+        if not isinstance(over, dict) and not (isinstance(over, list) and all(isinstance(v, str) for v in over)):
+            raise ConfigError("expected names of axes", place=place, remedy="[axis, ...] or {axis: [label, ...]}")
+        over = over if isinstance(over, dict) else dict.fromkeys(over)
+        return {axis: self._labels(axis, labels, place) for axis, labels in over.items()}
 
-    def _branch(self, stage: str, labels: tuple[tuple[str, str], ...]) -> Branch:
-        stages = self._section("stages")
+    def _labels(self, axis: str, labels: Any, place: str) -> list[str]:
+        """Those of an axis that a stage is over."""
+        if axis not in self.axes:
+            raise ConfigError(f"there is no axis '{axis}'", place=place, remedy=did_you_mean(axis, self.axes))
+        known = list(self.axes[axis].branches)
+        chosen = known if labels is None else [_label(v) for v in (labels if isinstance(labels, list) else [labels])]
+        if not chosen:
+            raise ConfigError(f"no label of axis {axis} is named", place=place, remedy="null stands for all")
+        for label in chosen:
+            if label not in known:
+                raise ConfigError(f"axis {axis} has no '{label}'", place=place, remedy=did_you_mean(label, known))
+        return list(dict.fromkeys(chosen))
+
+    def _branch(self, key: Key) -> Branch:
+        stage, stages = key.stage, self._section("stages")
         own = stages[stage].copy()
         own.take("over")
         data = PlacedDict(place=self.data.place)
-        for key, value in self.data.items():
-            if key != "run":
-                data.put(key, value, self.data.place_of(key))
+        for section, value in self.data.items():
+            if section != "run":
+                data.put(section, value, self.data.place_of(section))
         data = data.copy()
         for base in _bases(own):
             merge(data, base)
-        for axis, label in labels:
+        for axis, label in key.labels:
             merge(data, self.axes[axis].branches[label])
         merge(data, own)
         apply_overrides(data, self.overrides)
-        key = Key(self.name, stage, labels)
         data.put("name", key.name, stages.place_of(stage))
         return Branch(key, data, f"{stages.place_of(stage)}: run.stages.{stage}")
 
@@ -280,14 +298,14 @@ class Matrix:
         if self._is_resolved:
             return
         self._is_resolved = True
-        problems: list[ConfigError] = []
-        for branch in self._branches.values():
+
+        def resolve(branch: Branch) -> None:
             try:
                 branch.data = self._walk(branch.data, dict(branch.key.labels), branch, branch.data.place)
-            except ConfigError as error:
-                problems.append(error)
-        if problems:
-            raise join_problems(list({str(p): p for p in problems}.values()))
+            except RecursionError:
+                raise ConfigError("its $names stand for each other in a circle", place=branch.place) from None
+
+        _for_all(self._branches.values(), resolve)
 
     def _walk(self, value: Any, labels: Labels, branch: Branch, place: str) -> Any:
         """`value` with labels, `$names` and references put in."""
@@ -338,7 +356,8 @@ class Matrix:
 
     def _with_labels(self, text: str, labels: Labels) -> str:
         for axis, label in labels.items():
-            text = text.replace(f"{{{axis}}}", label)
+            parts = re.split(rf"(?<!\$)\{{{re.escape(axis)}\}}", text)  # `${name}` is an entry of the file
+            text = label.join(parts)
         return text
 
     def _variable(self, name: str, labels: Labels, place: str) -> tuple[str, Any]:
@@ -396,9 +415,14 @@ class Matrix:
             )
         wanted = {a: v for a, v in labels.items() if a in self.over[stage]}
         for part in self._parts(stage, chosen):
-            axis, _, label = part.rpartition("=")
-            owners = [a for a, known in self.over[stage].items() if label in known and axis in ("", a)]
-            if len(owners) != 1:
+            owners, label = [a for a, known in self.over[stage].items() if part in known], part
+            if not owners:
+                axis, _, label = part.rpartition("=")
+                owners = [a for a, known in self.over[stage].items() if label in known and a == axis]
+            if len(owners) > 1:
+                remedy = " or ".join(f"{axis}={label}" for axis in owners)
+                raise ConfigError(f"'{label}' is a label of several axes", place=place, remedy=f"write {remedy}")
+            if not owners:
                 known = sorted({v for values in self.over[stage].values() for v in values})
                 remedy = did_you_mean(label, known)
                 raise NoBranchError(f"stage '{stage}' has no branch '{part}'", place=place, remedy=remedy)
@@ -436,6 +460,25 @@ class Matrix:
 
 class NoBranchError(ConfigError):
     """A reference to a branch that does not exist."""
+
+
+def _for_all(items: Iterable[A], work: Callable[[A], B]) -> list[B]:
+    """`work(item)` for every one; ConfigError with the problems of all, each once."""
+    done: list[B] = []
+    problems: dict[str, ConfigError] = {}
+    for item in items:
+        try:
+            done.append(work(item))
+        except ConfigError as error:
+            problems.setdefault(str(error), error)
+    if problems:
+        raise join_problems(list(problems.values()))
+    return done
+
+
+def _label(value: Any) -> str:
+    """As YAML spells it: `true`, not `True`."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _bases(part: PlacedDict) -> list[PlacedDict]:

@@ -7,11 +7,13 @@ stage's budget took there, times the budget.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tgsr.engine.runner import Runner, State, stage_state
+from tgsr.config.options import input_paths
+from tgsr.config.schema import Options
+from tgsr.engine.runner import Runner, State, cost_form, stage_state
 from tgsr.utils.errors import DataError
 from tgsr.utils.files import read_json
 from tgsr.utils.text import clock
@@ -31,6 +33,7 @@ class Entry:
         seconds: how long it takes, or took; None: unknown.
         gib: disk that it needs; None: unknown.
         is_measured: the time is that of this very stage, not projected.
+        where: ranks and device that the time is of.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Entry:
     seconds: float | None
     gib: float | None
     is_measured: bool = False
+    where: str = ""
 
     @property
     def is_done(self) -> bool:
@@ -59,7 +63,16 @@ class Plan:
     """
 
     def __init__(self, runners: Sequence[Runner]) -> None:
-        self.entries = [_entry(runner) for runner in runners]
+        self.entries: list[Entry] = []
+        waiting: dict[Path, str] = {}
+        for runner in runners:
+            entry = _entry(runner)
+            above = None if not entry.is_done else _first_below(runner, waiting)
+            if above is not None:
+                entry.state = replace(entry.state, word="stale", why=f"{above} is to be done first")
+            if not entry.is_done:
+                waiting |= dict.fromkeys(map(Path.absolute, runner.outputs()), runner.options.name)
+            self.entries.append(entry)
 
     def note(self, number: int, runner: Runner) -> None:
         """A stage has just been done."""
@@ -75,7 +88,8 @@ class Plan:
         rows = [("stage", "state", "budget", "time", "disk")]
         for e in self.entries:
             gib = "?" if e.gib is None else f"{e.gib:.2g} GiB"
-            rows.append((e.name, e.state.word, e.budget, "?" if e.seconds is None else clock(e.seconds), gib))
+            state = f"{e.state.word} ({e.state.why})" if e.state.why else e.state.word
+            rows.append((e.name, state, e.budget, "?" if e.seconds is None else clock(e.seconds), gib))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         text = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         return [*text, self.summary()]
@@ -87,7 +101,9 @@ class Plan:
         time = f"{clock(sum(known))} for {len(known)} of them" if known else "their time is unknown"
         hint = "" if len(known) == len(todo) else "; --rehearse measures the others"
         done = len(self.entries) - len(todo)
-        return f"{len(self.entries)} stages, {done} done, {len(todo)} to do: {time}{hint}" if todo else "all done"
+        where = ", ".join(sorted({e.where for e in todo if e.where and e.seconds is not None}))
+        on = f", as on {where}" if where else ""
+        return f"{len(self.entries)} stages, {done} done, {len(todo)} to do: {time}{on}{hint}" if todo else "all done"
 
 
 def _entry(runner: Runner) -> Entry:
@@ -95,27 +111,44 @@ def _entry(runner: Runner) -> Entry:
     state = stage_state(options, is_in_chain=True)
     units, unit = runner.units()
     cost = state.marker.get("cost")
-    is_measured = isinstance(cost, Mapping) and cost.get("units") == units
+    is_measured = isinstance(cost, Mapping) and cost.get("units") == units and cost.get("is_whole", True)
     if not is_measured:
-        cost = _cost_of(Path(options.path.experiments_root) / REHEARSAL / options.name) or cost
-    seconds = gib = None
+        cost = _cost_of(Path(options.path.experiments_root) / REHEARSAL / options.name, options) or cost
+    seconds, gib, where = None, None, ""
     if isinstance(cost, Mapping) and cost.get("unit", unit) == unit:  # of a sweep whose tasks are not made: unknown
         seconds = cost["seconds"] if is_measured else project(cost, units)
+        where = f"{cost['ranks']} rank{'s' if cost['ranks'] > 1 else ''} ({cost['device']})" if "ranks" in cost else ""
         gib = cost.get("disk_gib", 0.0) * runner.files_kept() / max(cost.get("files_kept", 1), 1)
-    return Entry(options.name, state, units, unit, seconds, gib, is_measured)
+    return Entry(options.name, state, units, unit, seconds, gib, is_measured, where)
 
 
-def project(cost: Mapping[str, Any], units: float) -> float:
-    """Seconds for so many units, from what a stage took for fewer: the time to start counts once."""
+def _first_below(runner: Runner, folders: Mapping[Path, str]) -> str | None:
+    """The stage in one of whose folders lies what a stage reads."""
+    for _, path in input_paths(runner.used_options()):
+        found = next((name for folder, name in folders.items() if path.absolute().is_relative_to(folder)), None)
+        if found not in (None, runner.options.name):
+            return found
+    return None
+
+
+def project(cost: Mapping[str, Any], units: float) -> float | None:
+    """Seconds for so many units, from what a stage took for fewer: the time to start counts once.
+
+    None where only a last start is known, which went on with what others had done.
+    """
     per_unit = cost.get("seconds_per_unit")
+    if per_unit is None and not cost.get("is_whole", True):
+        return None
     if per_unit is None:
         return cost["seconds"] / max(cost["units"], 1) * units
     start = max(0.0, cost["seconds"] - per_unit * cost["units"])
     return start + per_unit * units
 
 
-def _cost_of(folder: Path) -> Mapping[str, Any] | None:
+def _cost_of(folder: Path, options: Options) -> Mapping[str, Any] | None:
+    """What a rehearsal took; None where it had other networks or crops, as a tiny one."""
     try:
-        return read_json(folder / "stage.json").get("cost")
+        cost = read_json(folder / "stage.json").get("cost")
     except DataError:
         return None
+    return cost if isinstance(cost, Mapping) and cost.get("form") in (None, cost_form(options)) else None

@@ -15,10 +15,13 @@ from tgsr.config.bind import join_problems
 from tgsr.config.options import folder_of, load_options, options_hash, place_of, write_options
 from tgsr.config.schema import Options
 from tgsr.config.yaml_loader import COMMAND_LINE
+from tgsr.engine.build import micro_batches
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS, Runner, make_runner, run_stage
+from tgsr.engine.stages import Test, Train
 from tgsr.study.matrix import Branch, Matrix
 from tgsr.study.page import write_study_page
+from tgsr.study.paper import PaperTable
 from tgsr.study.plan import Plan
 from tgsr.utils.errors import ConfigError, UserError
 from tgsr.utils.text import clock
@@ -54,6 +57,8 @@ class Stages(Runner):
         self._check_ranks()
         runners = self.runners()  # on all ranks: what a stage refuses is told before the first one runs
         plan = Plan(runners) if self.context.is_main else None
+        if problem := self.context.from_main(None if plan is None else self._refusal(runners, plan)):
+            raise problem
         for number, options in enumerate(self.stages):
             if plan is not None:
                 self.write_page(plan)
@@ -67,6 +72,19 @@ class Stages(Runner):
         if plan is not None:
             self.write_page(plan)
 
+    def _refusal(self, runners: Sequence[Runner], plan: Plan) -> ConfigError | None:
+        """What a later stage would end with: files that it is sure to read, ranks that do not divide its batch."""
+        todo = {number for number, entry in enumerate(plan.entries) if not entry.is_done}
+        problems = self._missing(lambda number, problem: number in todo and _is_sure(runners[number], problem))
+        for number in todo:
+            options, place = runners[number].options, self.place(number)
+            if isinstance(runners[number], Train):  # other stages give their trainings shares of the ranks
+                try:
+                    micro_batches(options, self.context.world_size)
+                except ConfigError as error:
+                    problems.append(in_stage(str(error), place))
+        return join_problems(problems) if problems else None
+
     def write_page(self, plan: Plan) -> None:
         """Called on rank 0 before each stage and after the last."""
 
@@ -79,13 +97,19 @@ class Stages(Runner):
 
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """Those of all stages, without what earlier ones make; each once, at the first stage that lacks it."""
+        return self._missing(lambda _number, _problem: True, made, later)
+
+    def _missing(
+        self, counts: Callable[[int, ConfigError], bool], made: Sequence[Path] = (), later: Sequence[Path] = ()
+    ) -> list[ConfigError]:
         runners = self.runners()
         outputs = [runner.outputs() for runner in runners]
         found: dict[str, tuple[ConfigError, list[int]]] = {}
         for number, runner in enumerate(runners):
             before, after = (list(chain.from_iterable(part)) for part in (outputs[:number], outputs[number:]))
             for problem in runner.missing_files([*made, *before], [*after, *later]):
-                found.setdefault(str(problem), (problem, []))[1].append(number)
+                if counts(number, problem):
+                    found.setdefault(str(problem), (problem, []))[1].append(number)
         missing = []
         for problem, (first, *others) in found.values():
             stages = self.place(first) + (f" and {len(others)} more" if others else "")
@@ -241,6 +265,11 @@ class Study(Stages):
 
     def write_page(self, plan: Plan) -> None:
         write_study_page(self.options, plan)
+
+
+def _is_sure(runner: Runner, problem: ConfigError) -> bool:
+    """Whether a stage is sure to read a missing file; the sections of a study may name more than it needs."""
+    return isinstance(runner, (Train, Test, PaperTable)) or ": run." in problem.place
 
 
 def in_stage(line: str, place: str) -> ConfigError:
