@@ -22,6 +22,7 @@ from tgsr.study.measurements import Measurement, Measurements
 from tgsr.utils.errors import CheckpointError, ConfigError, DataError
 from tgsr.utils.files import read_jsonl
 from tgsr.utils.image_io import save_image
+from tgsr.utils.luma import luma_of
 
 METRICS = {"psnr": {"type": "PSNR", "crop_border": 4}, "ssim": {"type": "SSIM", "crop_border": 4}}
 
@@ -78,6 +79,34 @@ def test_equal_to_validation_and_to_evaluation_by_task(root, options, context):
     assert "psnr: " in found.caption()
 
 
+@pytest.mark.parametrize("is_luma", [True, False])
+def test_networks_of_one_channel_are_measured_on_luma(root, context, is_luma):
+    """Every row is, where the run's own network has one channel: bicubic, colour networks, images from elsewhere."""
+    channels = 1 if is_luma else 3
+    own = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 4, "num_in_ch": channels,
+           "num_out_ch": channels}  # fmt: skip
+    options = load_options(write_options(root, toy_options(root, network_g=own, val={"metrics": METRICS})))
+    torch.save({"params": network(2, num_in_ch=1, num_out_ch=1).state_dict()}, root / "grey.pth")
+    dataset = build.build_val_sets(replace(options, network_g=None))["toy"]
+    save_restored(root / "elsewhere", options, dataset)
+    subjects = [Subject("grey", root / "grey.pth"), Subject("colour", root / "net0.pth"), Subject("bicubic"),
+                Subject("theirs", images=root / "elsewhere")]  # fmt: skip
+    found = run(subjects, [Condition("toy")], options, context, metrics=["psnr"])
+    restorers = [network(2, num_in_ch=1, num_out_ch=1), network(0), bicubic(4), bicubic(4)]
+    restorers[1].load_state_dict(torch.load(root / "net0.pth")["params"])
+    psnr = build.build_metrics(options)["psnr"]
+    for subject, restore in zip(subjects, restorers, strict=True):
+        is_grey, values = subject.label == "grey", []
+        for i in range(len(dataset)):
+            sample = dataset.val_sample(i)
+            with torch.no_grad():
+                image, gt = restore(sample.luma().lq if is_grey else sample.lq).clamp(0, 1), sample.gt
+            values.append(psnr(*((luma_of(t)[0] for t in (image, gt)) if is_grey or is_luma else (image[0], gt[0]))))
+        value = found.numbers(subject.label)["toy/psnr"].value
+        assert value == pytest.approx(sum(values) / len(values), abs=0.02)
+
+
+@pytest.fixture
 def restored(monkeypatch):
     """Labels of the subjects whose images are restored, one entry a batch."""
     seen, made = [], module.make_restorer

@@ -19,6 +19,7 @@ from tgsr.data.loader import TrainLoader
 from tgsr.data.plan import BatchPlan, PlanBatchSampler, split_batch
 from tgsr.engine.context import Context
 from tgsr.engine.hooks import Hook
+from tgsr.engine.network_files import input_channels
 from tgsr.engine.tiling import TiledRestorer
 from tgsr.metrics import measure
 from tgsr.metrics.base import Metric
@@ -31,6 +32,7 @@ from tgsr.tasks.samplers import TaskSampler, UniformTaskSampler
 from tgsr.tasks.task import RealPairs, Task, TaskSet
 from tgsr.tasks.weighting import EqualWeighting, LossWeighting
 from tgsr.utils.errors import ConfigError, UserError
+from tgsr.utils.luma import luma_of
 from tgsr.utils.rng import seed63
 
 logger = logging.getLogger("tgsr")
@@ -125,6 +127,7 @@ def build_network(options: Options) -> nn.Module:
         raise ConfigError("there is no network", place=f"{options.name}: network_g")
     torch.manual_seed(seed63(options.manual_seed, "init-g"))
     net = options.network_g.build()
+    net.input_channels = channels_of(options.network_g.entry, options.network_g.kwargs)[0]
     own = net.scale if isinstance(net, RestorationNetwork) else None
     if own is not None and own != options.scale:
         raise ConfigError(
@@ -268,7 +271,9 @@ def make_restorer(options: Options, context: Context, net: nn.Module | None = No
 
 
 def _tiled(options: Options, restore: Callable[[torch.Tensor], torch.Tensor], net: nn.Module) -> TiledRestorer:
-    return TiledRestorer(restore, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
+    """A network of one channel restores the luma of what it gets."""
+    own = (lambda lq: restore(luma_of(lq))) if input_channels(net) == 1 else restore
+    return TiledRestorer(own, net, scale=options.scale, tile=options.val.tile, max_pixels=options.val.max_pixels)
 
 
 def global_batch(options: Options, ranks: int = 1) -> int:

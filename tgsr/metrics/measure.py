@@ -15,6 +15,7 @@ from tgsr import __version__
 from tgsr.metrics.base import Metric
 from tgsr.utils.errors import UserError
 from tgsr.utils.files import append_jsonl, cache_folder, read_jsonl
+from tgsr.utils.luma import luma_of
 
 logger = logging.getLogger("tgsr")
 
@@ -26,9 +27,12 @@ def measure(
 
     Args:
         metrics: by name.
-        restored, gt: `(3, H, W)` in [0, 1] on any device.
+        restored, gt: `(3, H, W)` in [0, 1] on any device; luma `(1, H, W)` for a network of one channel, and where one
+            of the two is luma, the other becomes it.
         device: where metrics that are networks are computed.
     """
+    if gt is not None and gt.shape[0] != restored.shape[0]:
+        restored, gt = luma_of(restored[None])[0], luma_of(gt[None])[0]
     size = restored.shape[-2:]
     taken = {name: metric for name, metric in metrics.items() if not metric.too_small(*size)}
     wanted = {name: metric for name, metric in taken.items() if gt is not None or not metric.needs_gt}

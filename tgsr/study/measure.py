@@ -37,6 +37,7 @@ from tgsr.tasks.task import Task
 from tgsr.utils.errors import CheckpointError, ConfigError, DataError, UserError
 from tgsr.utils.files import file_digest
 from tgsr.utils.image_io import list_images, read_image, to_tensor
+from tgsr.utils.luma import luma_of
 from tgsr.utils.registry import did_you_mean
 
 CHUNK = 16
@@ -258,7 +259,8 @@ class _Work:
                 if context.stop_requested:
                     raise Stopped
                 images = images_of(digest, unit, samples)
-                values[digest] = _values(images, samples, {k: named[k] for k in wanted}, context.device)
+                on = {k: named[k] for k in wanted}
+                values[digest] = _values(images, samples, on, context.device, is_luma=dataset.is_luma)
             about = {"key": key, "condition": unit.digest, "set": name, "task": task and task.name, "start": unit.start}
             return {**about, "values": values, "seconds": round(time.perf_counter() - start, 3)}
 
@@ -295,13 +297,23 @@ def _restore(restore: Restore, samples: Sequence[Batch]) -> Iterator[torch.Tenso
 
 
 def _values(
-    images: Iterator[torch.Tensor], samples: Sequence[Batch], metrics: Mapping[str, Metric], device: torch.device
+    images: Iterator[torch.Tensor],
+    samples: Sequence[Batch],
+    metrics: Mapping[str, Metric],
+    device: torch.device,
+    *,
+    is_luma: bool,
 ) -> dict[str, list[float]]:
-    """Metric -> value of each image; without those that need a ground truth where there is none."""
+    """Metric -> value of each image; without those that need a ground truth where there is none.
+
+    Where the run's network has one channel, every row is measured on luma, as its validation is.
+    """
     found: dict[str, list[float]] = {}
     for image, sample in zip(images, samples, strict=True):
         gt = None if sample.gt is None else sample.gt[0].to(image.device)
-        if gt is not None and image.shape != gt.shape:
+        if is_luma:
+            image = luma_of(image[None])[0]
+        if gt is not None and image.shape[1:] != gt.shape[1:]:
             height, width = gt.shape[1:]
             problem = f"a restored image is {image.shape[2]}x{image.shape[1]}, its ground truth {width}x{height}"
             raise DataError(problem, remedy="restore at the scale of the run, from its LQ images")
@@ -353,7 +365,10 @@ def condition_digest(options: Options, condition: Condition, of_set: str) -> str
 def metric_digests(options: Options, names: Sequence[str]) -> dict[str, str]:
     """Metric -> digest of its type, arguments and protocol."""
     metrics = build_metrics(options)
-    return {n: json_digest({**to_plain(options.val.metrics[n]), "protocol": metrics[n].protocol}) for n in names}
+    of_luma = {"luma": True} if build.is_luma(options) else {}
+    return {
+        n: json_digest({**to_plain(options.val.metrics[n]), "protocol": metrics[n].protocol, **of_luma}) for n in names
+    }
 
 
 class _Plan:
