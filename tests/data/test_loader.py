@@ -1,5 +1,6 @@
 """The training loader: same batches for any number of workers, errors in one line, a watchdog."""
 
+import contextlib
 import os
 import signal
 import time
@@ -107,6 +108,23 @@ def test_dead_worker_is_explained(tmp_path):
     loader = make_loader(gt_set(photo_folder(tmp_path), Suicidal), 1)
     with pytest.raises(DataError, match=r"a loader worker died.*worker 0 is at .*img_\d.png.*num_worker_per_gpu"):
         batches(loader, 0, 1)
+
+
+def test_a_death_that_was_told_to_somebody_else_is_told_at_the_next_batch(tmp_path):
+    """torch tells it once, wherever the main thread is: in a report, say, which goes on after any error."""
+    loader = make_loader(gt_set(photo_folder(tmp_path)), 2, timeout_s=60)
+    loader.batch_sampler.set_range(0, 100)
+    found = iter(loader)
+    next(found)
+    worker, start = loader._workers[0], time.time()
+    with contextlib.suppress(RuntimeError):
+        worker.kill()
+        worker.join()
+        time.sleep(0.001)  # torch's handler runs
+    with pytest.raises(DataError, match="a loader worker died"):
+        list(found)
+    loader.close()
+    assert time.time() - start < 30
 
 
 def test_shared_memory_that_is_too_small_is_told_before_it_is_full(tmp_path, monkeypatch, caplog):

@@ -118,6 +118,34 @@ def test_failing_rank_ends_all_with_its_message(tmp_path):
     assert "the options ask for CUDA, but torch sees no CUDA device" in output
 
 
+WORKER_KILLS = int(os.environ.get("TGSR_WORKER_KILLS", "2"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in Linux's /proc")
+@pytest.mark.parametrize("seed", range(WORKER_KILLS))
+def test_a_loader_worker_killed_at_a_random_moment_is_one_line(tmp_path, seed):
+    rng = random.Random(seed)
+    toy = toy_options(tmp_path)
+    option_file = prepare(
+        tmp_path,
+        datasets={"train": {**toy["datasets"]["train"], "num_worker_per_gpu": 2}, "val": toy["datasets"]["val"]},
+        train={**toy["train"], "total_iter": 100_000},
+        val={**toy["val"], "val_freq": rng.choice((1, 100_000))},
+        logger={"print_freq": 1, "save_checkpoint_freq": 5, "use_tb_logger": False},
+    )
+    process = start(option_file)
+    log = tmp_path / "experiments" / "toy" / "log.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) > 2):
+        time.sleep(0.02)
+    time.sleep(0.3 * rng.random())
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(rng.choice(workers)), signal.SIGKILL)
+    output = finish(process, code=2)
+    assert "a loader worker died" in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_saves_and_ends_cleanly(tmp_path, number):
     option_file = prepare(

@@ -182,6 +182,8 @@ class TrainLoader:
             raise RuntimeError("the loader is closed")
         batches = iter(self._loader)
         while True:
+            if self._has_dead_worker():  # told once, and perhaps to somebody who goes on after any error
+                raise self._death()
             try:
                 batch = next(batches)
             except StopIteration:
@@ -210,16 +212,23 @@ class TrainLoader:
         torch raises from a signal's handler, at any place of the main thread; a queue may tell of half a message.
         """
         text = str(error)
-        workers = getattr(getattr(self._loader, "_iterator", None), "_workers", ())
         if isinstance(error, (OSError, EOFError, UnpicklingError)):  # its pipe breaks a moment before it is dead
-            wait([worker.sentinel for worker in workers], timeout=1.0)
-        has_died = not self._closing.item() and any(not worker.is_alive() for worker in workers)
+            wait([worker.sentinel for worker in self._workers], timeout=1.0)
         is_told = "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text)
-        if not (has_died or is_told) or isinstance(error, UserError):
+        if not (self._has_dead_worker() or is_told) or isinstance(error, UserError):
             return None
+        return self._death(f" ({text.splitlines()[0].strip()})" if is_told else "")
+
+    @property
+    def _workers(self) -> Sequence[Any]:
+        return getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+
+    def _has_dead_worker(self) -> bool:
+        return not self._closing.item() and any(not worker.is_alive() for worker in self._workers)
+
+    def _death(self, told: str = "") -> DataError:
         with suppress(ValueError, AttributeError):  # not in the main thread; Windows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch tells it again when the other workers end
-        told = f" ({text.splitlines()[0].strip()})" if is_told else ""
         return DataError(
             f"a loader worker died{told}; {self._stuck()}",
             remedy=f"often memory or {_SHARED} ran out: lower num_worker_per_gpu or prefetch_factor",
