@@ -18,6 +18,7 @@ from tgsr.utils.errors import DataError, UserError
 from tgsr.utils.files import write_atomic
 from tgsr.utils.image_header import parse_bytes
 from tgsr.utils.image_io import decode_image, png_bytes
+from tgsr.utils.lock import hold
 
 _FIRST_MAP_BYTES = 64 * 2**20
 _PER_TRANSACTION = 64
@@ -134,8 +135,9 @@ def _reader(root: str) -> _Reader:
 
 
 def _open(root: Path, *, readonly: bool) -> Any:
-    options = {"readonly": True, "lock": False, "readahead": False} if readonly else {"map_size": _FIRST_MAP_BYTES}
-    return _lmdb().open(str(root), meminit=False, **options)
+    options = {"readonly": True, "readahead": False} if readonly else {"map_size": _FIRST_MAP_BYTES}
+    # The library's own lock is a mapped file, which ends the process with SIGBUS on a full disk; see `write_lmdb`.
+    return _lmdb().open(str(root), meminit=False, lock=False, **options)
 
 
 def _key(name: str) -> str:
@@ -164,6 +166,13 @@ def write_lmdb(
     Returns:
         The number of images written now (those found already are not counted).
     """
+    with hold(root):
+        return _write(source, root, png_level, num_threads, progress)
+
+
+def _write(
+    source: ImageSource, root: Path, png_level: int, num_threads: int, progress: Callable[[int, int], None] | None
+) -> int:
     lmdb = _lmdb()
     names = [f"{s}.png" for s in stems(source)]
     try:

@@ -56,11 +56,13 @@ def start_ranks(num: int, command: Sequence[str]) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its traceback of ours says nothing
-    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # torch would leave them behind
+    handler = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # torch leaves them
     try:
         run.run(run.parse_args(arguments))
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
     except SignalException:  # it has ended the processes, which save
         return EXIT_STOPPED
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
     return 0

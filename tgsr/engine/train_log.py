@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -46,8 +47,9 @@ class TrainLog(logging.Handler):
         if self._file is None:
             self._waiting.append(text)
         elif self.process == os.getpid():
-            self._file.write(text + "\n")
-            self._file.flush()
+            with contextlib.suppress(OSError):  # a full disk is told by what writes numbers next
+                self._file.write(text + "\n")
+                self._file.flush()
 
     def open(self, folder: Path) -> None:
         """Write to `train.log` of a run's folder, beginning with the lines that waited."""
@@ -60,7 +62,8 @@ class TrainLog(logging.Handler):
     def end(self) -> None:
         """The run is over; later lines wait for the next one."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
         self._file = None
 
     def close(self) -> None:
