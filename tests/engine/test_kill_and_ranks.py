@@ -118,7 +118,7 @@ def test_failing_rank_ends_all_with_its_message(tmp_path):
     assert "the options ask for CUDA, but torch sees no CUDA device" in output
 
 
-WORKER_KILLS = int(os.environ.get("TGSR_WORKER_KILLS", "2"))
+WORKER_KILLS = int(os.environ.get("TGSR_WORKER_KILLS", "1"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in Linux's /proc")

@@ -229,6 +229,8 @@ class TrainLoader:
     def _death(self, told: str = "") -> DataError:
         with suppress(ValueError, AttributeError):  # not in the main thread; Windows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch tells it again when the other workers end
+        for worker in self._workers:  # one may wait for ever for a lock that the dead one held
+            worker.kill()
         return DataError(
             f"a loader worker died{told}; {self._stuck()}",
             remedy=f"often memory or {_SHARED} ran out: lower num_worker_per_gpu or prefetch_factor",
