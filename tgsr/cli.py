@@ -329,17 +329,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace, runner: Runner) -> int:
     """What can be done with a study besides running it."""
-    from tgsr.engine.needs import all_stages
+    from tgsr.engine.needs import all_stages, missing_lines
     from tgsr.study.plan import Plan
     from tgsr.study.rehearsal import Rehearsal
     from tgsr.study.study import Study
 
     if arguments.plan:
         if runner.context.is_main:
-            plan = Plan(all_stages(runner))
-            missing = [f"missing: {problem}" for problem in runner.missing_files()]
-            rows = [f"not there, the table goes without: {what}" for what in runner.optional_files()]
-            print("\n".join([*plan.lines(), *missing, *rows]))  # noqa: T201
+            print("\n".join([*Plan(all_stages(runner)).lines(), *missing_lines(runner)]))  # noqa: T201
         return 0
     if not isinstance(runner, Study):
         remedy = "give a file with run: {type: Study, ...}; --check tries one step of any other"

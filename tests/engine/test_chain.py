@@ -145,7 +145,7 @@ def test_check_of_a_chain_asks_its_first_stage(tmp_path, capsys, monkeypatch):
     assert check(capsys, "toy.yml", "toy.yml name=b") == (2, ["asked"])
 
 
-@pytest.mark.parametrize("name", ["cdr", "cria", "grids", "tgsr"])
+@pytest.mark.parametrize("name", ["rebalancing", "cria_cl", "grids", "tgsr"])
 def test_the_mini_chains_need_nothing_but_bsds500(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     runner = make_runner(load_options(f"options/mini/{name}.yml"), Context.create(device="cpu"))

@@ -80,7 +80,7 @@ def test_plan_and_rehearsal(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:4] == ["toy/pre", "to", "do", "4"]
     assert lines[-2].startswith("5 stages, 0 done, 5 to do: ")
-    assert lines[-1] == "not there, the table goes without: row 'elsewhere' (restored/x)"
+    assert lines[-1] == "not there, and done without: restored/x (row 'elsewhere')"
     assert not (folder / "experiments/toy").exists()
 
 
@@ -166,4 +166,4 @@ def test_a_plan_says_what_follows_from_a_change(folder, capsys):
 def test_plan_names_what_is_missing(folder, capsys):
     (folder / "toy.yml").write_text(STUDY.replace("pre: {}", GONE))
     assert main(["train", "-opt", "toy.yml", "--plan"]) == 0
-    assert "run.stages.pre: toy.yml:8: datasets.train.dataset.dataroot_gt = gone: no such" in capsys.readouterr().out
+    assert "missing: gone: correct the path" in capsys.readouterr().out.splitlines()

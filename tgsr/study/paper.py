@@ -14,6 +14,7 @@ from tgsr.config.spec import PositiveInt
 from tgsr.engine.build import build_tasks
 from tgsr.engine.context import Context
 from tgsr.engine.runner import RUNNERS
+from tgsr.engine.smallest import with_arguments
 from tgsr.report.artefacts import Metrics
 from tgsr.report.builder import Report
 from tgsr.report.tables import Row, Table
@@ -21,7 +22,7 @@ from tgsr.study.artefact import Artefact, stamp
 from tgsr.study.measure import Condition, Subject, measure, usable_metrics
 from tgsr.study.measurements import Measurements
 from tgsr.study.printed import PrintedTable, find_table
-from tgsr.study.rows import Rows, Sets, check_seeds, expand, subjects_of, with_sets
+from tgsr.study.rows import BICUBIC, Rows, Sets, check_seeds, expand, subjects_of, with_sets
 from tgsr.study.stage import Stage
 from tgsr.utils.errors import ConfigError
 from tgsr.utils.registry import did_you_mean
@@ -228,6 +229,13 @@ class PaperTable(Stage):
     def page(self) -> Report:
         return TableFile.load(self.results / self.product).page(self.options.name)
 
+    def used_options(self) -> Options:
+        """Test sets and rows."""
+        assert self.options.run is not None
+        rows = {label: row for label, row in self.options.run.kwargs["rows"].items() if str(row) != BICUBIC}
+        run = with_arguments(self.options.run, {"rows": rows})
+        return replace(used_by_sets(self.options, self.sets, uses_tasks=self.by_task)[1], run=run)
+
     def missing_files(self, made: Sequence[Path] = (), later: Sequence[Path] = ()) -> list[ConfigError]:
         """Test sets only: a row whose files are not there is said on the page."""
         return set_problems(self.options, self.sets, made, later, uses_tasks=self.by_task)
@@ -244,10 +252,21 @@ def set_problems(
         made, later: as of `Runner.missing_files`.
         uses_tasks: whether the tasks of the options degrade the sets.
     """
+    paths, used = used_by_sets(options, sets, uses_tasks=uses_tasks)
+    problems = missing_files(used, made=made, later=later)
+    for path in paths:
+        if str(path) not in options.datasets.val and not path.exists() and not _is_below(path, made):
+            place = f"{place_of(options, 'run.sets')} = {path}"
+            problems.append(ConfigError("no such set or folder", place=place, remedy="correct the path"))
+    return problems
+
+
+def used_by_sets(options: Options, sets: Sets | None, *, uses_tasks: bool) -> tuple[list[Path], Options]:
+    """Names and folders of the sets, and the options without what such a stage does not look at; see `set_problems`."""
     val = options.datasets.val
     paths = list(sets.values()) if isinstance(sets, Mapping) else [sets] if isinstance(sets, Path) else sets or []
     named = [str(p) for p in paths] if sets is not None else list(val)
-    used = replace(
+    return list(paths), replace(
         options,
         run=None,
         train=None,
@@ -256,12 +275,6 @@ def set_problems(
         path=replace(options.path, pretrain_network_g=None, pretrain_network_d=None, resume_state=None),
         datasets=replace(options.datasets, train=None, val={k: v for k, v in val.items() if k in named}),
     )
-    problems = missing_files(used, made=made, later=later)
-    for path in paths:
-        if str(path) not in val and not path.exists() and not _is_below(path, made):
-            place = f"{place_of(options, 'run.sets')} = {path}"
-            problems.append(ConfigError("no such set or folder", place=place, remedy="correct the path"))
-    return problems
 
 
 def _is_below(path: Path, roots: Sequence[Path]) -> bool:

@@ -116,18 +116,6 @@ class Stages(Runner):
             missing.append(in_stage(str(problem), stages))
         return missing
 
-    def optional_files(self) -> list[str]:
-        """Those of all stages that no stage makes."""
-        runners = self.runners()
-        made = [path.resolve() for runner in runners for path in runner.outputs()]
-        found = {
-            f"{what} ({path})": None
-            for runner in runners
-            for what, path in runner.optional_files()
-            if not any(path.resolve().is_relative_to(root) for root in made)
-        }
-        return list(found)
-
     def check(self) -> list[str]:
         """What the first stage says; later ones may need what it makes."""
         return self.runners()[0].check()
