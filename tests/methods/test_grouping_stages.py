@@ -414,7 +414,7 @@ def test_two_readings_two_ends_and_the_papers_sizes(stage, tasks, start, indicat
     assert "14" in groups
     assert "Group3" in groups
     assert "1.50" in (folder / "tables/printed6.md").read_text()
-    assert len(list(folder.rglob("fig1*.png"))) == 2
+    assert len(list(folder.rglob("fig1*.svg"))) == 2
 
 
 def test_each_group_gets_a_network_of_its_own(stage, tasks, start, tmp_path):
