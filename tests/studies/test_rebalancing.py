@@ -62,7 +62,7 @@ def test_two_ranks_share_trainings_and_images(data, monkeypatch):
     compared = artefact(data, "experiments", "figure7/comparison.json")["measurements"]["records"]
     rows = {name: {r["set"] for r in compared if r["name"] == name} for name in ("Ours", "single-task networks")}
     assert rows == dict.fromkeys(("Ours", "single-task networks"), {"mild", "blur", "noise", "severe"})
-    assert (data / "results/rehearsal/rebalancing/figure5b/report/figures/weights_Ours.png").is_file()
+    assert (data / "results/rehearsal/rebalancing/figure5b/report/figures/weights_Ours.svg").is_file()
 
 
 def test_six_checkpoints_or_as_many_as_there_are(data, monkeypatch):
