@@ -38,7 +38,7 @@ CASES = [
     ("SwinIR", {**SWIN, "upscale": 2, "upsampler": "pixelshuffle", "resi_connection": "3conv"}),
     ("SwinIR", {**SWIN, "upscale": 1, "upsampler": ""}),
 ]
-DISCRIMINATORS = ("UNetDiscriminatorSN", "VGGStyleDiscriminator")
+DISCRIMINATORS = ("UNetDiscriminatorSN", "VGGStyleDiscriminator", "PatchDiscriminator")
 
 
 def ids(case: object) -> str | None:

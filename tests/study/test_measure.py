@@ -106,7 +106,6 @@ def test_networks_of_one_channel_are_measured_on_luma(root, context, is_luma):
         assert value == pytest.approx(sum(values) / len(values), abs=0.02)
 
 
-@pytest.fixture
 def restored(monkeypatch):
     """Labels of the subjects whose images are restored, one entry a batch."""
     seen, made = [], module.make_restorer
@@ -147,7 +146,7 @@ def test_nothing_is_measured_twice(root, options, context, monkeypatch):
 
 def test_another_metric_costs_its_own_numbers(root, options, context, monkeypatch):
     taken, values = [], module._values
-    monkeypatch.setattr(module, "_values", lambda i, s, m, d: taken.append(len(m)) or values(i, s, m, d))
+    monkeypatch.setattr(module, "_values", lambda i, s, m, d, **kw: taken.append(len(m)) or values(i, s, m, d, **kw))
     subject = [Subject("a", root / "net0.pth")]
     run(subject, [Condition("toy")], options, context, metrics=["psnr"])
     found = run(subject, [Condition("toy")], options, context)
@@ -164,11 +163,11 @@ def test_goes_on_after_a_stop_with_equal_numbers(root, options, context, monkeyp
     whole = measure(subjects, conditions, ["psnr"], root / "whole.jsonl", options, context, processes=1)
     values, calls = module._values, []
 
-    def stopping(*args):
+    def stopping(*args, **kwargs):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return values(*args)
+        return values(*args, **kwargs)
 
     monkeypatch.setattr(module, "_values", stopping)
     path = root / "part.jsonl"

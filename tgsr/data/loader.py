@@ -213,7 +213,10 @@ class TrainLoader:
         """
         text = str(error)
         if isinstance(error, (OSError, EOFError, UnpicklingError)):  # its pipe breaks a moment before it is dead
-            wait([worker.sentinel for worker in self._workers], timeout=1.0)
+            try:
+                wait([worker.sentinel for worker in self._workers], timeout=1.0)
+            except RuntimeError as told:  # and torch's handler may tell of it while we wait
+                text = str(told)
         is_told = "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text)
         if not (self._has_dead_worker() or is_told) or isinstance(error, UserError):
             return None
