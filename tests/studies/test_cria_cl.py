@@ -13,7 +13,7 @@ from tgsr.study.paper import TableFile
 from tgsr.study.rehearsal import Rehearsal
 
 OPTIONS = Path(__file__).resolve().parents[2] / "options"
-SETS = ("ntire2020",)
+SETS = ("ntire2020", "realsr", "camerasr", "realsr_zero", "div2k", "flickr2k")
 RESULTS = Path("results/rehearsal/cria_cl")
 
 
@@ -54,3 +54,14 @@ def test_a_table_of_three_trainings_and_its_noise(folder):
     table = TableFile.load(RESULTS / "table6/table.json")
     assert not table.not_measured
     assert "paper 26.21" in table.table().to_markdown()
+
+
+@pytest.mark.slow
+def test_the_whole_paper(folder):
+    outcomes = rehearse("options/cria_cl/paper.yml", Context.create(device="cpu", launcher="none"))
+    assert {name: o for name, o in outcomes.items() if o[0] != "ok"} == {}
+    assert {f"cria_cl/table{i}" for i in range(1, 8)} <= set(outcomes)
+    assert not any("from_ESRGAN" in name or "rebalancing" in name for name in outcomes), "not in the paper"
+    table = TableFile.load(RESULTS / "table5/table.json")
+    assert not table.not_measured
+    assert len(table.measurements.names) == 8

@@ -7,7 +7,7 @@ as well, for a CPU.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from tgsr.config.bind import signature_of
@@ -122,6 +122,8 @@ def _tiny_inside(spec: Spec) -> Spec:
             return {key: smaller(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(smaller(item) for item in value)
+        if is_dataclass(value):  # a section of the stage's own, such as a row of a table
+            return replace(value, **{f.name: smaller(getattr(value, f.name)) for f in fields(value)})
         return value
 
     found = {key: smaller(value) for key, value in spec.kwargs.items()}
